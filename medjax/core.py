@@ -1,0 +1,270 @@
+"""The vocabulary: State, Task, Job, Cases, and randomness per example.
+
+Everything here is a plain value or a pure function. `core` knows nothing of flax, files or devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+Batch = Mapping[str, jax.Array]
+Rows = dict[str, Any]  # {name: array [n, ...]}, one row an example
+
+SPLITS = ("train", "val", "test")
+# What a per-example key is for. Folding the purpose in keeps the streams apart.
+AUGMENT, DROPOUT, LATENT = 0, 1, 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that training changes, as one pytree: no functions, no optimizer inside.
+
+    Attributes:
+      step: int32 scalar, updates done (skipped ones included).
+      params: the trainable tree, or a dict of trees, one per network.
+      extra: what the forward pass carries along: batch statistics, moving averages.
+      opt: the optax state, or a dict of them.
+      key: typed PRNG key that never changes; randomness comes from folding `step` and the example's index into it.
+    """
+
+    step: jax.Array
+    params: PyTree
+    extra: PyTree
+    opt: PyTree
+    key: jax.Array
+
+    def replace(self, **changes: Any) -> State:
+        """A State with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+class Task(NamedTuple):
+    """A learning problem as four pure functions.
+
+    init(key, batch) -> State
+    update(state, batch, axis=None) -> (State, logs): logs are float scalars, the same on every device.
+    evaluate(state, batch, axis=None) -> rows: {name: array [n, ...]}, one row an example, never averaged.
+    predict(state, inputs) -> outputs: what deployment needs; `evaluate` calls it, so that the two agree.
+
+    A batch is {name: array [n, ...]} with a bool `mask` [n], false for padding. `axis` is the mapped device axis, or None.
+    """
+
+    init: Callable[..., State]
+    update: Callable[..., tuple[State, dict[str, jax.Array]]]
+    evaluate: Callable[..., dict[str, jax.Array]]
+    predict: Callable[..., dict[str, jax.Array]]
+
+
+class Baseline(NamedTuple):
+    """A simple model beside the network, on the same cases.
+
+    fit(train: Cases, val: Cases) -> {name: array}: plain arrays, so that a run can keep them without pickling.
+    predict(arrays, cases) -> rows, of the same form as the network's.
+    """
+
+    fit: Callable[[Cases, Cases], dict[str, np.ndarray]]
+    predict: Callable[[Mapping[str, np.ndarray], Cases], Rows]
+
+
+class Figure(NamedTuple):
+    """A figure as data; `medjax.report` draws it.
+
+    kind "lines": data = {"lines": [{"label", "x" [k], "y" [k], optional "lo" [k], "hi" [k], "style"}], "xlabel", "ylabel",
+      optional "diagonal": bool, "xlim", "ylim"}
+    kind "bars": data = {"groups": [{"label", "edges" [k+1], "counts" [k]}], "xlabel", "ylabel"}
+    kind "matrix": data = {"values" int [K, K], "rows": [K names], "columns": [K names], "xlabel", "ylabel"}
+    kind "grid": data = {"rows": [{"label", "images" [m, H, W] or [m, H, W, C] uint8, "titles": [m]}]}
+    """
+
+    kind: str
+    title: str
+    caption: str
+    data: Mapping[str, Any]
+
+
+class About(NamedTuple):
+    """What a report says of a job in words.
+
+    Attributes:
+      task: the kind of job, as report.json names it ("classification").
+      question: one sentence a clinician understands.
+      classes: class names in the order of the scores' columns.
+      monitor: the validation metric that picks the checkpoint.
+      higher_is_better: its direction.
+      definitions: {metric: text}: threshold, range, aggregation, policy for what is missing.
+      data: the data set's name.
+      licence: its licence, as far as it is known.
+    """
+
+    task: str
+    question: str
+    classes: tuple[str, ...]
+    monitor: str
+    higher_is_better: bool
+    definitions: Mapping[str, str]
+    data: str
+    licence: str = ""
+
+
+def _no_point(rows: Rows, cases: Cases) -> dict[str, np.ndarray]:
+    return {}
+
+
+def _as_is(point: Mapping[str, np.ndarray], rows: Rows) -> Rows:
+    return rows
+
+
+class Job(NamedTuple):
+    """What an experiment's `build(config)` returns. Task files give the defaults for everything after `sources`.
+
+    read(paths) -> Source of unlabelled cases from files a user names, for prediction.
+    sources() -> {split: Source}, split one of train, val, test (given splits) or "all" (medjax splits).
+    preprocess(example) -> example: NumPy on the host, once, at preparation; fixed shapes and integers out.
+    augment(key, example) -> example: jnp, one example, vmapped inside the compiled step.
+    measure(rows, cases) -> {metric: float}
+    baselines: {name: Baseline}
+    figures(rows, cases, baseline_rows) -> {file name: Figure}
+    write(rows, cases) -> {relative file name: text}
+    calibrate(rows, cases) -> point: all that is chosen on validation data (thresholds), as plain arrays.
+    decide(point, rows) -> rows with those choices applied.
+    """
+
+    about: About
+    task: Task
+    sources: Callable[[], Mapping[str, Any]]
+    read: Callable[[Sequence[Any]], Any]
+    preprocess: Callable[[dict], dict]
+    augment: Callable[[jax.Array, Batch], Batch] | None
+    measure: Callable[[Rows, Cases], dict[str, float]]
+    baselines: Mapping[str, Baseline]
+    figures: Callable[[Rows, Cases, Mapping[str, Rows]], dict[str, Figure]]
+    write: Callable[[Rows, Cases], dict[str, str]]
+    calibrate: Callable[[Rows, Cases], dict[str, np.ndarray]] = _no_point
+    decide: Callable[[Mapping[str, np.ndarray], Rows], Rows] = _as_is
+
+
+class Cases:
+    """Columns of a set of cases, some of them memory-mapped: `cases["label"]` is gathered when it is asked for.
+
+    Args:
+      columns: {name: array [N, ...]} over the whole data set.
+      index: int [n], the rows that belong to this set, in order; all of them by default.
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray], index: np.ndarray | None = None):
+        self.columns = columns
+        size = len(next(iter(columns.values()))) if columns else 0
+        self.index = np.arange(size) if index is None else np.asarray(index)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self.columns[name][self.index])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def __len__(self) -> int:
+        """Number of cases (not of columns)."""
+        return len(self.index)
+
+    def numeric(self) -> list[str]:
+        """Names of the columns that go to a device: numbers and booleans, not text."""
+        return [name for name, column in self.columns.items() if column.dtype.kind in "biuf"]
+
+    def take(self, rows: np.ndarray) -> Cases:
+        """The given rows (int [k] or bool [n]) of this set, repeats allowed."""
+        return Cases(self.columns, self.index[rows])
+
+    def extend(self, **columns: np.ndarray) -> Cases:
+        """This set with further columns of length n; its rows are numbered anew."""
+        kept = {name: _Gather(column, self.index) for name, column in self.columns.items()}
+        return Cases({**kept, **columns}, np.arange(len(self)))
+
+
+class _Gather:
+    """`column[index]`, not yet read."""
+
+    def __init__(self, column: Any, index: np.ndarray):
+        self.column, self.index = column, index
+        self.dtype, self.shape = column.dtype, (len(index), *column.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.column[self.index[rows]]
+
+
+class Scope(NamedTuple):
+    """What the engine tells the functions that it traces, and modules need not be passed.
+
+    Attributes:
+      axis: name of the mapped device axis, or None: `medjax.nn.BatchNorm` averages over it.
+      offset: index in the global batch of this device's first example.
+      keys: per-example keys [n] of the running forward pass: `medjax.nn.Dropout` draws from them.
+    """
+
+    axis: str | None = None
+    offset: Any = 0
+    keys: Any = None
+
+
+_scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("medjax_scope", default=Scope())  # noqa: B039, a NamedTuple does not change
+
+
+def current_scope() -> Scope:
+    """The scope of what is being traced."""
+    return _scope.get()
+
+
+@contextlib.contextmanager
+def scope(**changes: Any) -> Iterator[Scope]:
+    """Set fields of the `Scope` for what is traced inside the block."""
+    new = _scope.get()._replace(**changes)
+    token = _scope.set(new)
+    try:
+        yield new
+    finally:
+        _scope.reset(token)
+
+
+def example_keys(key: jax.Array, step: jax.Array, n: int) -> jax.Array:
+    """Keys [n]: one per example, the same whichever device, engine or process holds the example."""
+    key = jax.random.fold_in(key, step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, current_scope().offset + jnp.arange(n))
+
+
+def purpose_keys(keys: jax.Array, purpose: int) -> jax.Array:
+    """Keys [n] for one purpose (AUGMENT, DROPOUT, LATENT) from per-example keys [n]."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
+
+
+def total(tree: PyTree, axis: str | None) -> PyTree:
+    """Sum over the mapped devices."""
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def mean(tree: PyTree, axis: str | None) -> PyTree:
+    """Mean over the mapped devices."""
+    return tree if axis is None else jax.lax.pmean(tree, axis)
+
+
+def augmented(task: Task, augment: Callable[[jax.Array, Batch], Batch] | None) -> Task:
+    """The task with each training example augmented inside the compiled update."""
+    if augment is None:
+        return task
+
+    def update(state: State, batch: Batch, axis: str | None = None):
+        keys = example_keys(state.key, state.step, len(batch["mask"]))
+        return task.update(state, jax.vmap(augment)(purpose_keys(keys, AUGMENT), batch), axis)
+
+    return task._replace(update=update)

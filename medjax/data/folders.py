@@ -1,0 +1,167 @@
+"""Image folders as Sources: PATH/CLASS/*.png, with or without PATH/{train,val,test} above the classes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medjax.core import SPLITS
+from medjax.errors import InputError
+from medjax.formats.image import IMAGE_ENDINGS, read_image
+
+# Whatever the data calls its splits, medjax calls them train, val and test.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "devel": "val",
+    "dev": "val",
+}
+SPLIT_NAMES |= {"test": "test", "testing": "test"}
+
+
+class ImageSource:
+    """Image files as examples {id, patient, label, image, path}.
+
+    Attributes:
+      items: (path, id, label, patient); label -1 where it is unknown, patient "" where it is unknown.
+    """
+
+    def __init__(self, items: Sequence[tuple[Path, str, int, str]]):
+        self.items = list(items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Image [H, W] or [H, W, 3] in the file's own dtype."""
+        path, name, label, patient = self.items[i]
+        return {"id": name, "patient": patient, "label": label, "image": read_image(path), "path": str(path)}
+
+    def identity(self) -> Iterable[str]:
+        """What a prepared cache is keyed by: names, labels, patients, sizes and times, without reading the files."""
+        for path, name, label, patient in self.items:
+            stat = path.stat()
+            yield f"{path}|{name}|{label}|{patient}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+def class_folders(path: str | Path, *, classes: Sequence[str] = ()) -> dict[str, ImageSource]:
+    """Read the layout PATH/CLASS/image, or PATH/SPLIT/CLASS/image with SPLIT one of train, val, test (or valid, devel...).
+
+    An optional PATH/metadata.csv names each image's patient, and its split where the folders do not: columns `path` (or `id`,
+    or `name`; with or without the ending), `patient` (or `patient_id`), `split`.
+
+    Args:
+      path: the data folder.
+      classes: class names in the order of the labels; the folders' own names, sorted, by default.
+
+    Returns:
+      {split: ImageSource}, or {"all": ImageSource} where no split is given.
+
+    Raises:
+      InputError: no such folder, no or an empty class folder, a class outside `classes`, one class only, two files of one id.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder\ngive --data.path a folder that holds one folder of images per class")
+    folders = {SPLIT_NAMES[d.name.lower()]: d for d in _subfolders(root) if d.name.lower() in SPLIT_NAMES} or {"all": root}
+    names = list(classes)
+    found = sorted({d.name for folder in folders.values() for d in _subfolders(folder)})
+    if not found:
+        raise InputError(
+            f"{root}: holds no class folders\nexpected {root}/CLASS/*.png, such as {root}/{names[0] if names else 'normal'}/"
+        )
+    for name in found:
+        if names and name not in names:
+            raise InputError(f"{root}: the folder {name!r} is not one of the classes {', '.join(names)}\nrename or remove it")
+    names = names or found
+    if len(names) < 2:
+        raise InputError(f"{root}: only one class, {names[0]!r}\nclassification needs a folder for each of two or more classes")
+    metadata = _metadata(root)
+    sources: dict[str, list] = {}
+    for split, folder in folders.items():
+        for label, name in enumerate(names):
+            files = image_files(folder / name) if (folder / name).is_dir() else []
+            if not files and split in ("all", "train"):
+                raise InputError(
+                    f"{folder / name}: the class has no images\nadd some ({', '.join(IMAGE_ENDINGS)}) or remove the class"
+                )
+            for file in files:
+                key = file.relative_to(root).with_suffix("").as_posix()
+                patient, given = metadata(file, key)
+                sources.setdefault(given if given and split == "all" else split, []).append((file, key, label, patient))
+    _unique([item for items in sources.values() for item in items])
+    return {split: ImageSource(items) for split, items in sources.items()}
+
+
+def image_source(inputs: Sequence[str | Path]) -> ImageSource:
+    """Images named one by one or by folder, without labels, for prediction. An id is the path relative to its folder."""
+    items = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = image_files(path)
+            if not files:
+                raise InputError(f"{path}: holds no images\ngive images ({', '.join(IMAGE_ENDINGS)}) or a folder of them")
+            items += [(file, file.relative_to(path).with_suffix("").as_posix(), -1, "") for file in files]
+        elif path.exists():
+            items.append((path, path.stem, -1, ""))
+        else:
+            raise InputError(f"{path}: no such file or folder\ngive images, or folders of images, that exist")
+    _unique(items)
+    return ImageSource(items)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files at any depth of a folder, sorted; hidden files are left out."""
+    return sorted(
+        Path(base) / name
+        for base, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__")))
+
+
+def _unique(items: Sequence[tuple[Path, str, int, str]]) -> None:
+    seen: dict[str, Path] = {}
+    for path, name, _, _ in items:
+        if name in seen:
+            raise InputError(f"{path} and {seen[name]} share the id {name!r}\nrename one of them")
+        seen[name] = path
+
+
+def _metadata(root: Path):
+    """(file, id) -> (patient, split) from PATH/metadata.csv; blanks where there is none."""
+    table = root / "metadata.csv"
+    if not table.is_file():
+        return lambda file, key: ("", "")
+    with open(table, newline="", encoding="utf-8-sig") as handle:
+        rows = list(csv.DictReader(handle))
+    columns = set(rows[0]) if rows else set()
+    key_column = next((c for c in ("path", "id", "name", "filename") if c in columns), None)
+    patient_column = next((c for c in ("patient", "patient_id") if c in columns), None)
+    if key_column is None or patient_column is None:
+        raise InputError(
+            f"{table}: needs a column path (or id, name) and a column patient (or patient_id); it has {sorted(columns)}"
+        )
+    known: dict[str, Mapping[str, str]] = {row[key_column].strip(): row for row in rows}
+
+    def look_up(file: Path, key: str) -> tuple[str, str]:
+        row = next((known[k] for k in (file.relative_to(root).as_posix(), key, file.name, file.stem) if k in known), None)
+        if row is None:
+            raise InputError(f"{table}: has no row for {key}\nadd it, or remove the table")
+        split = (row.get("split") or "").strip().lower()
+        if split and split not in SPLIT_NAMES:
+            raise InputError(f"{table}: the split {split!r} of {key} is not one of {', '.join(SPLITS)}")
+        return (row[patient_column] or "").strip(), SPLIT_NAMES.get(split, "")
+
+    return look_up

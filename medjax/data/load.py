@@ -1,0 +1,90 @@
+"""A job's data, ready to train on: prepared, grouped, split and audited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medjax.core import Cases, Job
+from medjax.data.prepare import Prepared, prepare
+from medjax.data.split import clear_leaks, group_cases, make_splits
+from medjax.errors import InputError
+
+SEARCHED = {"any": "in any orientation", "upright": "upright only", "off": "not searched"}
+
+
+class Dataset(NamedTuple):
+    """Prepared cases by split, and the audit that report.json shows."""
+
+    cases: dict[str, Cases]
+    fingerprint: str
+    audit: dict[str, Any]
+
+
+def load(job: Job, settings: Any, say: Callable[[str], None]) -> Dataset:
+    """Prepare the job's data, split it, and look for leaks.
+
+    Args:
+      job: its `sources` and `preprocess` are used.
+      settings: `medjax.config.Data`.
+      say: told what is being done.
+
+    Raises:
+      InputError: see `prepare`, `make_splits` and `clear_leaks`; a training split of one class only.
+    """
+    prepared = prepare(job.sources(), job.preprocess, near=settings.near_copies, say=say)
+    cases, classes = with_groups(prepared), job.about.classes
+    patient, content, label = cases["patient"], cases["content"], cases["label"]
+    index = make_splits(
+        cases["given"], cases["group"], label, fractions=settings.fractions, seed=settings.split_seed, classes=classes
+    )
+    index, leaks = clear_leaks(index, content=content, patient=patient, on_leak=settings.on_leak)
+    if (present := np.unique(label[index["train"]])).size == 1 and classes:
+        raise InputError(f"the training split holds only the class {classes[present[0]]!r}\nadd cases of the others")
+    audit = _audit(cases, settings, leaks)
+    return Dataset({split: cases.take(rows) for split, rows in index.items()}, prepared.fingerprint, audit)
+
+
+def load_one(job: Job, settings: Any, split: str, say: Callable[[str], None]) -> Dataset:
+    """One split of the job's data, or all of it where the data has no such split: for evaluating a finished run."""
+    prepared = prepare(job.sources(), job.preprocess, near=settings.near_copies, say=say)
+    cases = with_groups(prepared)
+    given = cases["given"]
+    whole = not (given == split).any()
+    cases = cases.take(slice(None) if whole else given == split)
+    audit = _audit(cases, settings, {})
+    if whole:
+        audit["notes"].append(f"the data has no split {split!r}: all of it was taken")
+    return Dataset({split: cases}, prepared.fingerprint, audit)
+
+
+def _audit(cases: Cases, settings: Any, leaks: dict[str, Any]) -> dict[str, Any]:
+    _, copies = np.unique(cases["near"], return_counts=True)
+    return {
+        "leaks": leaks,
+        "near_copies": {
+            "groups": int((copies > 1).sum()),
+            "files": int(copies[copies > 1].sum()),
+            "largest": int(copies.max()),
+            "search": SEARCHED[settings.near_copies],
+        },
+        "notes": _notes(cases["content"], cases["label"], cases["near"]),
+    }
+
+
+def with_groups(prepared: Prepared) -> Cases:
+    """The prepared cases with `group`, what must stay on one side of a split."""
+    columns = prepared.cases.columns
+    return Cases({**columns, "group": group_cases(columns["patient"], columns["content"], columns["near"])})
+
+
+def _notes(content: np.ndarray, label: np.ndarray, near: np.ndarray) -> list[str]:
+    notes = []
+    for what, key in (("identical content", content), ("near-copies", near)):
+        pairs = {(k, v) for k, v in zip(key.tolist(), label.tolist(), strict=True)}
+        twice = len(pairs) - len({k for k, _ in pairs})
+        if twice:
+            notes.append(f"{twice} set(s) of {what} carry different labels")
+    return notes

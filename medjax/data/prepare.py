@@ -1,0 +1,233 @@
+"""From Sources to a memory-mapped cache, splits and an audit: done once, then gathered by index."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import types
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medjax.core import Cases
+from medjax.data.duplicates import LARGEST_SET, SMALLEST, describe, near_copies
+from medjax.data.files import cache_dir, publish, staging, write_json
+from medjax.errors import InputError
+
+VERSION = 1  # of the cache's layout
+
+
+class Prepared(NamedTuple):
+    """All cases of a data set, ready to be gathered.
+
+    Attributes:
+      cases: columns id, patient, label, content (digest of the raw content), near (component of near-copies), given (split
+        or "all"), and whatever `preprocess` left: image, header, signal, length, ...
+      fingerprint: SHA-256 over ids, labels, splits and content: the same data gives the same, wherever it lies.
+      folder: the cache.
+    """
+
+    cases: Cases
+    fingerprint: str
+    folder: Path
+
+
+def prepare(
+    sources: Mapping[str, Any],
+    preprocess: Callable[[dict], dict],
+    *,
+    near: str = "any",
+    say: Callable[[str], None] = lambda text: None,
+) -> Prepared:
+    """Decode and preprocess every case once, or find that it was done before.
+
+    The cache is keyed by the files (name, size, time), by the code and settings of `preprocess`, and by `near`; it is written
+    aside and renamed when whole, so that a kill leaves nothing half-made and two processes do not meet.
+
+    Args:
+      sources: {split or "all": Source}; a Source has `len` and `getitem` -> dict of NumPy arrays with at least id and label,
+        and may have `identity()` -> strings that change when its content does (without it, all content is read to know).
+      preprocess: example -> example of fixed shapes.
+      near: "any" finds near-copies of images in all eight orientations, "upright" as they stand, "off" none.
+      say: told what is being done.
+
+    Raises:
+      InputError: an unreadable file, a non-finite value, cases of different shapes.
+    """
+    key = hashlib.sha256(f"{VERSION}|{near}|{code_digest(preprocess)}".encode())
+    for split, source in sorted(sources.items()):
+        for line in source.identity() if hasattr(source, "identity") else _content_lines(source):
+            key.update(f"{split}|{line}\n".encode())
+    folder = cache_dir() / "prepared" / key.hexdigest()[:24]
+    if not (folder / "meta.json").is_file():
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with staging(folder.parent) as work:
+            _write(work, sources, preprocess, near, say)
+            publish(work, folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in meta["columns"]}
+    # Only pictures and signals stay on disk: the small columns are asked for at every step.
+    columns = {name: x if x.ndim > 2 else np.array(x) for name, x in columns.items()}
+    return Prepared(Cases(columns), meta["fingerprint"], folder)
+
+
+def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: str, say: Callable[[str], None]) -> None:
+    todo = [(split, source, i) for split, source in sorted(sources.items()) for i in range(len(source))]
+    if not todo:
+        raise InputError("the data holds no cases\ncheck --data.path")
+    say(f"preparing {len(todo):,} cases, once")
+
+    def make(item: tuple[str, Any, int]) -> dict[str, Any]:
+        split, source, i = item
+        made = _case(source[i], preprocess)
+        if "image" in made and near != "off" and min(made["image"].shape[:2]) >= SMALLEST:
+            made["_descriptor"] = describe(made["image"])
+        return {**made, "given": split}
+
+    columns: dict[str, Any] = {}
+    large: dict[str, np.ndarray] = {}
+    with ThreadPoolExecutor(_cpus()) as pool:
+        for row, example in enumerate(_bounded_map(pool, make, todo)):
+            for name, value in example.items():
+                value = np.asarray(value)
+                if row == 0 and value.ndim > 1:
+                    path = work / f"{name}.npy"
+                    large[name] = np.lib.format.open_memmap(path, "w+", value.dtype, (len(todo), *value.shape))
+                if name in large:
+                    if large[name].shape[1:] != value.shape or large[name].dtype != value.dtype:
+                        raise InputError(
+                            f"{example['id']}: {name} is {value.dtype} {value.shape}, others are {large[name].dtype} "
+                            f"{large[name].shape[1:]}\npreprocess must give every case one shape and dtype"
+                        )
+                    large[name][row] = value
+                else:
+                    columns.setdefault(name, []).append(value)
+    for name, values in columns.items():
+        if len(values) != len(todo):
+            raise InputError(f"{name} is missing in {len(todo) - len(values)} of {len(todo)} cases")
+        columns[name] = np.stack(values)
+    descriptors = columns.pop("_descriptor", None)
+    searched = descriptors is not None and len(descriptors) <= LARGEST_SET
+    if searched:
+        say("looking for near-copies")
+        columns["near"] = near_copies(descriptors, turned=near == "any")
+    else:
+        columns["near"] = np.arange(len(todo))
+    for array in large.values():
+        array.flush()
+    for name, column in columns.items():
+        np.save(work / f"{name}.npy", column, allow_pickle=False)
+    label = columns["label"] if columns["label"].ndim == 1 else columns["label"].tolist()
+    lines = sorted(
+        f"{a}|{b}|{c}|{d}" for a, b, c, d in zip(columns["id"], label, columns["given"], columns["content"], strict=True)
+    )
+    fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    names = sorted([*large, *columns])
+    write_json(
+        work / "meta.json", {"version": VERSION, "columns": names, "fingerprint": fingerprint, "near_searched": searched}
+    )
+
+
+def read_cases(source: Any, preprocess: Callable[[dict], dict]) -> Cases:
+    """Cases of a Source in memory, uncached: what a user hands over for prediction is not kept."""
+    with ThreadPoolExecutor(_cpus()) as pool:
+        made = list(pool.map(lambda i: _case(source[i], preprocess), range(len(source))))
+    return Cases({name: np.stack([case[name] for case in made]) for name in made[0]})
+
+
+def _case(example: Mapping[str, Any], preprocess: Callable[[dict], dict]) -> dict[str, Any]:
+    raw = dict(example)
+    where = raw.pop("path", raw["id"])
+    content = digest(raw)
+    made = preprocess(raw)
+    for name, value in made.items():
+        if name in ("image", "signal") and not np.isfinite(value).all():
+            raise InputError(f"{where}: {name} holds NaN or infinite values\nmend or remove the file")
+    return {**made, "content": content, "patient": made.get("patient", "")}
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bounded_map(pool: ThreadPoolExecutor, function: Callable, items: list) -> Iterable:
+    """`pool.map` that keeps only a few results waiting, so that a large data set need not fit in memory."""
+    ahead = 64
+    waiting = [pool.submit(function, item) for item in items[:ahead]]
+    try:
+        for i in range(len(items)):
+            result = waiting.pop(0).result()
+            if i + ahead < len(items):
+                waiting.append(pool.submit(function, items[i + ahead]))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def digest(example: Mapping[str, Any]) -> str:
+    """Digest of an example's content: every array of it, but neither its names nor its label."""
+    h = hashlib.blake2b(digest_size=16)
+    for name in sorted(example):
+        value = example[name]
+        if name not in ("id", "patient", "label", "path") and isinstance(value, np.ndarray):
+            h.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
+            h.update(np.ascontiguousarray(value).data)
+    return h.hexdigest()
+
+
+def _content_lines(source: Any) -> Iterable[str]:
+    for i in range(len(source)):
+        example = source[i]
+        label = np.asarray(example.get("label", -1)).tolist()
+        yield f"{example['id']}|{label}|{example.get('patient', '')}|{digest(example)}"
+
+
+def code_digest(function: Any) -> str:
+    """Digest of a function's code and settings, through the Python functions and constants it uses.
+
+    A cache made by yesterday's preprocessing must not be taken for today's.
+    """
+    h = hashlib.sha256()
+    seen: set[int] = set()
+
+    def add(value: Any) -> None:
+        if isinstance(value, functools.partial):
+            add((value.func, value.args, sorted(value.keywords.items())))
+        elif isinstance(value, types.CodeType):
+            h.update(value.co_code)
+            h.update(repr(value.co_names).encode())
+            for constant in value.co_consts:
+                add(constant)
+        elif isinstance(value, types.FunctionType):
+            if id(value) in seen:
+                return
+            seen.add(id(value))
+            add(value.__code__)
+            add((value.__defaults__, sorted((value.__kwdefaults__ or {}).items())))
+            for cell in value.__closure__ or ():
+                add(cell.cell_contents)
+            # Functions and constants of the same distribution are part of the code; libraries are known by their versions.
+            for name in value.__code__.co_names:
+                used = value.__globals__.get(name)
+                same = getattr(used, "__module__", "").split(".")[0] == value.__module__.split(".")[0]
+                if isinstance(used, (int, float, str, tuple)) or (isinstance(used, types.FunctionType) and same):
+                    add(used)
+        elif isinstance(value, (tuple, list)):
+            h.update(f"{type(value).__name__}{len(value)}".encode())
+            for item in value:
+                add(item)
+        elif isinstance(value, np.ndarray):
+            h.update(value.tobytes())
+        elif isinstance(value, (frozenset, set)):
+            add(sorted(map(repr, value)))
+        else:
+            h.update(repr(value).encode() if not callable(value) else getattr(value, "__qualname__", "callable").encode())
+
+    add(function)
+    return h.hexdigest()

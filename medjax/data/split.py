@@ -1,0 +1,130 @@
+"""Splits by group, and the audit of leaks that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medjax.core import SPLITS
+from medjax.data.duplicates import components, same_value
+from medjax.errors import InputError
+
+
+def group_cases(patient: np.ndarray, content: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Group [n]: cases joined by patient, by identical content or by being near-copies must stay on one side of a split.
+
+    Args:
+      patient: str [n], "" where unknown.
+      content: str [n], digest of the raw content.
+      near: int [n], component of near-copies.
+    """
+    edges = [same_value(patient), same_value(content), same_value(near)]
+    i, j = (np.concatenate(side) for side in zip(*edges, strict=True))
+    return components(len(patient), i, j)
+
+
+def split_groups(
+    group: np.ndarray, label: np.ndarray, fractions: Sequence[float], *, seed: int, classes: Sequence[str] = ()
+) -> np.ndarray:
+    """Assign whole groups to parts, class by class, until each part has its fraction of the class's cases.
+
+    Args:
+      group: int [n].
+      label: int [n]; a group counts under its commonest label.
+      fractions: share of each part; they are normalised.
+      seed: of the shuffle.
+      classes: names for the error message.
+
+    Returns:
+      int [n]: index of the part.
+
+    Raises:
+      InputError: a class has fewer groups than parts.
+    """
+    share = np.cumsum(np.asarray(fractions, float) / np.sum(fractions))
+    rng = np.random.default_rng(seed)
+    part = np.zeros(len(group), int)
+    names, inverse, sizes = np.unique(group, return_inverse=True, return_counts=True)
+    values = np.unique(label)
+    counts = np.stack([np.bincount(inverse, label == value, len(names)) for value in values])
+    main = counts.argmax(0)
+    order = rng.permutation(len(names))
+    for k, value in enumerate(values):
+        mine = [g for g in order if main[g] == k]
+        if len(mine) < len(share):
+            name = classes[value] if 0 <= value < len(classes) else str(value)
+            raise InputError(
+                f"the class {name!r} has {len(mine)} independent group(s) of cases: too few for {len(share)} splits\n"
+                "add cases of other patients, or give the splits as folders train, val and test"
+            )
+        # A group goes where its middle falls, and every part gets at least one.
+        middle = (np.cumsum(sizes[mine]) - sizes[mine] / 2) / sizes[mine].sum()
+        where = np.searchsorted(share[:-1], middle, side="right")
+        for p in range(len(share)):
+            if not (where == p).any():
+                where[np.abs(middle - share[p]).argmin() if p < len(share) - 1 else -1] = p
+        part_of = dict(zip(mine, where, strict=True))
+        for g in mine:
+            part[inverse == g] = part_of[g]
+    return part
+
+
+def make_splits(
+    given: np.ndarray, group: np.ndarray, label: np.ndarray, *, fractions: Sequence[float], seed: int, classes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Index of the cases of train, val and test; given splits are kept, missing ones are carved out of "all" or "train".
+
+    Args:
+      given: str [n], one of train, val, test, all.
+      group, label: int [n].
+      fractions: of train, val and test.
+    """
+    missing = [s for s in SPLITS if not (given == s).any()]
+    pool = np.isin(given, ("all", "train"))
+    split = given.astype("U5")
+    if (given == "all").any() or missing:
+        parts = [s for s in SPLITS if s == "train" or s in missing]
+        if not pool.any():
+            raise InputError(f"the data has no training split, only {', '.join(np.unique(given))}\nadd a train folder")
+        share = [fractions[SPLITS.index(s)] for s in parts]
+        index = np.flatnonzero(pool)
+        where = split_groups(group[index], label[index], share, seed=seed, classes=classes)
+        split[index] = np.array(parts)[where]
+    return {s: np.flatnonzero(split == s) for s in SPLITS}
+
+
+def clear_leaks(
+    splits: dict[str, np.ndarray], *, content: np.ndarray, patient: np.ndarray, on_leak: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Drop identical content from the training side, and stop at patients shared by two splits.
+
+    The test split loses nothing, the validation split what the test split holds, the training split what either holds.
+
+    Returns:
+      (splits, counts).
+
+    Raises:
+      InputError: a patient in two splits, unless `on_leak` is "report".
+    """
+    counts: dict[str, Any] = {}
+    names = list(splits)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            shared = sorted((set(patient[splits[a]]) & set(patient[splits[b]])) - {""})
+            if shared and on_leak != "report":
+                raise InputError(
+                    f"{len(shared)} patient(s) stand in both {a} and {b}: a test on known patients measures memory\n"
+                    "mend the splits, or give --data.on_leak report to go on with the count in the report"
+                )
+            if shared:
+                counts[f"patients in both {a} and {b}"] = len(shared)
+    kept = dict(splits)
+    for loser, winners in (("val", ("test",)), ("train", ("test", "val"))):
+        held = set().union(*(content[kept[w]] for w in winners))
+        twice = np.isin(content[kept[loser]], list(held))
+        if twice.any():
+            counts[f"identical content dropped from {loser}"] = int(twice.sum())
+            kept[loser] = kept[loser][~twice]
+    return kept, counts

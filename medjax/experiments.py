@@ -1,0 +1,78 @@
+"""Finding and loading experiment files: ./experiments first, then those that came with medjax. There is no table to edit."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from medjax.errors import InputError
+
+
+def folders() -> list[Path]:
+    """Where experiments are looked for, in order."""
+    package = Path(__file__).parent
+    return [
+        f for f in (Path("experiments"), package / "_shipped" / "experiments", package.parent / "experiments") if f.is_dir()
+    ]
+
+
+def all_files() -> dict[str, Path]:
+    """{name: file} of every experiment; the first folder that has a name wins."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for file in sorted(folder.glob("*.py")):
+            if not file.name.startswith("_"):
+                found.setdefault(file.stem, file)
+    return found
+
+
+def find(name: str) -> Path:
+    """The file of an experiment, given by name or by path.
+
+    Raises:
+      InputError (usage): there is none; the nearest name is given.
+    """
+    if name.endswith(".py"):
+        if Path(name).is_file():
+            return Path(name)
+        raise InputError(f"{name}: no such experiment file", usage=True)
+    files = all_files()
+    if name in files:
+        return files[name]
+    near = difflib.get_close_matches(name, files, n=1, cutoff=0.0)
+    hint = f"; the nearest is {near[0]}" if near else ""
+    raise InputError(f"there is no experiment {name!r}{hint}\nsee them all: medjax list", usage=True)
+
+
+def load(file: Path) -> ModuleType:
+    """Import an experiment file, which has `PRESETS_OF` and `build(config)`.
+
+    Raises:
+      InputError: it lacks one of them.
+    """
+    name = f"experiments.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it is being made
+    spec.loader.exec_module(module)
+    for needed in ("PRESETS_OF", "build"):
+        if not hasattr(module, needed):
+            raise InputError(
+                f"{file}: has no {needed}\nan experiment defines PRESETS_OF = {{'fast': Config(), ...}} and build(config)"
+            )
+    return module
+
+
+def card(file: Path) -> dict[str, str]:
+    """{"job", "data", "needs"} from the file's literal `CARD`, read without running it."""
+    tree = ast.parse(file.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "CARD" for t in node.targets):
+            return ast.literal_eval(node.value)
+    return {"job": (ast.get_docstring(tree) or "").split("\n")[0], "data": "", "needs": ""}

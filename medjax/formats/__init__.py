@@ -1,0 +1,1 @@
+"""Files <-> NumPy arrays, one module a format. Nothing here knows of training."""

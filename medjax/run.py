@@ -1,0 +1,158 @@
+"""A run's folder: one writer at a time, nothing half-written, and a log that a kill cannot spoil."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medjax.data.files import write_json, write_text
+from medjax.errors import InputError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the one writer of a run folder. The system frees the lock when the process ends, however it ends.
+
+    Raises:
+      InputError: another process holds it.
+    """
+    import fcntl
+
+    with open(folder / LOCK, "a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise InputError(f"{folder}: in use by process {holder}\nwait for it, or give another --out") from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def create(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make a new run folder and write config.json, the first thing a run leaves.
+
+    Raises:
+      InputError: the folder exists and holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(f.name != LOCK for f in folder.iterdir())):
+        raise InputError(f"{folder}: exists already\ngive a new --out, or go on with it: medjax resume {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})\ngive an --out that you may write to") from error
+    with locked(folder):
+        write_json(folder / "config.json", record)
+
+
+def make_record(experiment: str, file: str | None, config: Any, command: str) -> dict[str, Any]:
+    """What config.json holds: the experiment, its settings, and what made it."""
+    return {
+        "experiment": experiment,
+        "file": file,
+        "file_sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None,
+        "command": command,
+        "medjax": version(),
+        "config": dataclasses.asdict(config),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """config.json of a run.
+
+    Raises:
+      InputError: not a run folder.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no config.json, so no run began there\ngive the folder that medjax train printed")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})\nrestore it, or train again") from error
+
+
+class MetricsLog:
+    """metrics.jsonl: an object a line with `step`, `time` in seconds of training, and values."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "metrics.jsonl"
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step` and any half-written line: the loop is about to write it again."""
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def append(self, **values: Any) -> None:
+        """Add a line."""
+        with open(self.path, "a") as handle:
+            handle.write(json.dumps(values) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict) and "step" in value:
+                lines.append(value)
+    return lines
+
+
+def version() -> str:
+    """medjax's version."""
+    try:
+        return importlib.metadata.version("medjax")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def write_environment(folder: Path, **more: Any) -> None:
+    """environment.json: versions, devices, commit and `more`; nothing that names a person or a machine."""
+    import jax
+
+    names = ("medjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn", "pillow")
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    found = {
+        "versions": versions,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "commit": _commit(),
+    }
+    write_json(folder / "environment.json", {**found, **more})
+
+
+def _commit() -> str | None:
+    """Commit of the checkout medjax runs from, with "+" where it has changes; None outside of one."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,266 @@
+"""Train a Job in a run folder: the one readable loop, and everything around it that a kill must not spoil."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from medjax import evaluation, run
+from medjax.checkpoint import Checkpoints, Progress
+from medjax.console import Bar, say
+from medjax.core import Job, State, augmented
+from medjax.data.files import cache_dir
+from medjax.data.load import Dataset, load
+from medjax.data.pipeline import Prefetch, pipeline
+from medjax.engine import Engine, check_batch_size, make_engine
+from medjax.errors import InputError
+from medjax.flops import count_parameters, human
+from medjax.infer import batches, infer
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop; it has saved, and can be resumed."""
+
+
+class Trained(NamedTuple):
+    """What a training leaves in memory, so that a test or a notebook can look.
+
+    Attributes:
+      folder: the run folder.
+      state: State of the chosen (best) checkpoint.
+      progress: at the end of training.
+      engine: with its counts of compilations.
+      report: the content of report.json.
+    """
+
+    folder: Path
+    state: State
+    progress: Progress
+    engine: Engine
+    report: dict[str, Any]
+
+
+def train(job: Job, config: Any, out: str | Path, *, experiment: str = "custom", quiet: bool = False) -> Trained:
+    """Train, evaluate and report into a new folder.
+
+    Args:
+      job: what `build(config)` returned.
+      config: a frozen dataclass with fields `data`, `train`, `engine` as in `medjax.config`.
+      out: the run folder; it must not hold anything yet.
+      experiment: the name that report.json gives.
+      quiet: print nothing.
+
+    Raises:
+      InputError: bad data or settings; nothing is left half-written.
+      Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
+    """
+    folder = Path(out)
+    run.create(folder, run.make_record(experiment, None, config, f"medjax.train(job, config, {str(out)!r})"))
+    return go_on(job, config, folder, experiment=experiment, quiet=quiet)
+
+
+def go_on(job: Job, config: Any, folder: Path, *, experiment: str = "custom", quiet: bool = False) -> Trained:
+    """Begin the run in `folder`, or resume it from its last finished checkpoint, and finish it. See `train`."""
+    with run.locked(folder):
+        began = time.perf_counter()
+        use_compilation_cache()
+        tell = (lambda text: None) if quiet else say
+        data = load(job, config.data, tell)
+        engine = make_engine(augmented(job.task, job.augment), config.engine)
+        check_batch_size(config.train.batch_size, engine.devices)
+        checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
+        try:
+            state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, quiet)
+            best = progress.best_step or progress.step
+            if best != progress.step:
+                state, _ = checkpoints.restore(best, abstract_state(engine, config, data))
+        finally:
+            checkpoints.close()
+        tell("evaluating, with baselines and intervals")
+        rows = {split: infer(engine, state, data.cases[split], config.train.batch_size) for split in ("val", "test")}
+        fitted = evaluation.fit_baselines(job, data.cases["train"], data.cases["val"])
+        point = job.calibrate(rows["val"], data.cases["val"])
+        evaluation.save_baselines(folder, fitted, point)
+        facts |= {
+            "experiment": experiment,
+            "command": run.read_record(folder)["command"],
+            "seed": config.train.seed,
+            "duration_s": round(time.perf_counter() - began, 1),
+        }
+        report = evaluation.assess(job, data, rows, point, fitted, folder, facts)
+        return Trained(folder, state, progress, engine, report)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the private cache, small ones too: the second start is seconds faster."""
+    if not jax.config.jax_compilation_cache_dir:
+        folder = cache_dir() / "xla"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def abstract_state(engine: Engine, config: Any, data: Dataset) -> State:
+    """The shapes and shardings that a checkpoint of this run is restored to."""
+    return engine.abstract(jax.random.key(config.train.seed), _example(engine, config, data))
+
+
+def _example(engine: Engine, config: Any, data: Dataset) -> Any:
+    batch, _ = next(batches(data.cases["train"], config.train.batch_size))
+    return engine.put(batch)
+
+
+def _fit(
+    job: Job, config: Any, data: Dataset, engine: Engine, checkpoints: Checkpoints, folder: Path, quiet: bool
+) -> tuple[State, Progress, dict[str, Any]]:
+    """The loop. Returns the last State, the Progress, and the facts that report.json tells of the training."""
+    settings = config.train
+    example, key = _example(engine, config, data), jax.random.key(settings.seed)
+    latest = checkpoints.latest()
+    if latest is None:
+        state, progress = engine.init(key, example), Progress()
+    else:
+        state, progress = checkpoints.restore(latest, engine.abstract(key, example))
+
+    # Compile before the clock starts; from here on another shape would be an error, not a recompile.
+    engine.update.compile(state, example)
+    engine.evaluate.compile(state, example)
+    compile_s = engine.update.seconds + engine.evaluate.seconds
+    parameters, flops = count_parameters(state.params), engine.update.flops
+    run.write_environment(folder, engine=engine.kind, precision="float32", data_fingerprint=data.fingerprint)
+    log = run.MetricsLog(folder)
+    log.rewind(progress.step)
+
+    make = pipeline(data.cases["train"], settings.batch_size, seed=settings.seed, sampling=config.data.sampling)
+    feed = Prefetch(make, engine.put, progress.step, settings.steps)
+    with Bar(settings.steps, progress.step, quiet=quiet) as bar, stop_requests() as asked, feed:
+        bar.line(
+            f"{engine.devices} x {jax.devices()[0].device_kind} · engine {engine.kind} · float32 · {parameters:,} parameters · "
+            f"{human(flops)} per step · compiled in {compile_s:.1f} s"
+        )
+        if latest is not None:
+            bar.line(f"resumed at step {progress.step}")
+        pending: list[dict[str, jax.Array]] = []
+        tick, waited = time.perf_counter(), 0.0
+        while progress.step < settings.steps and not progress.stopped:
+            state, logs = engine.update(state, feed.next())
+            pending.append(logs)
+            step = progress.step + 1
+            evaluate = step % settings.eval_every == 0 or step == settings.steps
+            pause = evaluate or step % settings.checkpoint_every == 0 or asked.is_set()
+            progress = dataclasses.replace(progress, step=step)
+            # Look at the step before, which is done by now, so that the device never waits for the host.
+            while len(pending) > (0 if pause else 1):
+                logs = pending.pop(0)
+                progress = count_skipped(progress, float(logs["skipped"]), settings.max_skipped)
+            now = time.perf_counter()
+            seconds, wait = progress.seconds + now - tick, progress.data_wait + feed.waited - waited
+            progress = dataclasses.replace(progress, seconds=seconds, data_wait=wait)
+            tick, waited = now, feed.waited
+            if len(pending) == 0 or step == 1:
+                bar.loss = float(logs["loss"])
+            bar.update(step, **speed(progress, settings.batch_size))
+            if not pause:
+                continue
+            values = {name: float(value) for name, value in logs.items()}
+            log.append(step=step, time=round(seconds, 3), **values, **speed(progress, settings.batch_size))
+            if evaluate:
+                progress = _validate(job, settings, data, engine, state, progress, log, bar)
+            checkpoints.save(state, progress)
+            if asked.is_set() and step < settings.steps:
+                checkpoints.wait()
+                raise Interrupted(f"stopped at step {step}, saved; go on with: medjax resume {folder}")
+            tick = time.perf_counter()  # evaluating and saving are not training
+    checkpoints.wait()
+    facts = {
+        "throughput": {**speed(progress, settings.batch_size), "compile_s": round(compile_s, 3)},
+        "parameters": parameters,
+        "flops_per_step": flops,
+        "best_step": progress.best_step or progress.step,
+        "skipped_steps": progress.skipped,
+    }
+    return state, progress, facts
+
+
+def speed(progress: Progress, batch_size: int) -> dict[str, float]:
+    """examples_per_s, step_ms and data_wait_pct over the run so far, evaluation and checkpoints left out."""
+    seconds, steps = max(progress.seconds, 1e-9), max(progress.step, 1)
+    return {
+        "examples_per_s": round(batch_size * steps / seconds, 2),
+        "step_ms": round(1000 * seconds / steps, 3),
+        "data_wait_pct": round(100 * progress.data_wait / seconds, 3),
+    }
+
+
+def count_skipped(progress: Progress, skipped: float, bound: int) -> Progress:
+    """Count an update that was not finite.
+
+    Raises:
+      InputError: `bound` of them in a row.
+    """
+    if not skipped:
+        return dataclasses.replace(progress, skipped_in_row=0) if progress.skipped_in_row else progress
+    progress = dataclasses.replace(progress, skipped=progress.skipped + 1, skipped_in_row=progress.skipped_in_row + 1)
+    if progress.skipped_in_row >= bound:
+        raise InputError(
+            f"{progress.skipped_in_row} updates in a row, the last near step {progress.step}, were not finite\n"
+            "lower the learning rate, or look for extreme values in the data; --train.max_skipped sets the bound"
+        )
+    return progress
+
+
+def _validate(
+    job: Job, settings: Any, data: Dataset, engine: Engine, state: State, progress: Progress, log: run.MetricsLog, bar: Bar
+) -> Progress:
+    """Measure on validation data; remember the best and whether to stop early."""
+    cases, monitor = data.cases["val"], job.about.monitor
+    rows = infer(engine, state, cases, settings.batch_size)
+    values = job.measure(job.decide(job.calibrate(rows, cases), rows), cases)
+    values = {name: float(value) for name, value in values.items() if np.isfinite(value)}
+    log.append(step=progress.step, time=round(progress.seconds, 3), **{f"val/{name}": v for name, v in values.items()})
+    if monitor not in values:
+        bar.line(f"step {progress.step}: {monitor} cannot be computed on the validation split")
+        return progress
+    value, sign = values[monitor], 1 if job.about.higher_is_better else -1
+    if progress.best is None or sign * value > sign * progress.best:
+        progress = dataclasses.replace(progress, best=value, best_step=progress.step, waited=0)
+    else:
+        waited = progress.waited + 1
+        progress = dataclasses.replace(progress, waited=waited, stopped=0 < settings.patience <= waited)
+    bar.line(
+        f"step {progress.step}/{settings.steps}  val {monitor} {value:.4f}  best {progress.best:.4f} at {progress.best_step}"
+    )
+    if progress.stopped:
+        bar.line(f"no better {monitor} in {progress.waited} evaluations: stopped early")
+    return progress
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Set on the first SIGINT or SIGTERM; a second one interrupts at once. Only the main thread can listen."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
