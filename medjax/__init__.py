@@ -2,13 +2,15 @@
 
 from typing import Any
 
-__all__ = ["InputError", "evaluate", "predict", "train"]
+__all__ = ["InputError", "evaluate", "experiment", "predict", "resume", "train"]
 
 _HOME = {
-    "train": "medjax.train",
-    "evaluate": "medjax.deploy.finished",
-    "predict": "medjax.deploy.finished",
-    "InputError": "medjax.errors",
+    "train": ("medjax.train", "train"),
+    "resume": ("medjax.train", "go_on"),
+    "evaluate": ("medjax.deploy.finished", "evaluate"),
+    "predict": ("medjax.deploy.finished", "predict"),
+    "experiment": ("medjax.experiments", "load_by_name"),
+    "InputError": ("medjax.errors", "InputError"),
 }
 
 
@@ -18,4 +20,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'medjax' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOME[name]), name)
+    module, attribute = _HOME[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -240,3 +240,7 @@ def _show(report: dict[str, Any]) -> None:
     console.print(summary_table(report))
     for warning in report.get("warnings", ()):
         console.print(warning, style="bold", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -104,8 +104,9 @@ def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, progr
             raise
         words = " ".join(re.sub(r"[╭╮╰╯─│]+", " ", printed.getvalue()).split())
         first = re.split(r" Argument helptext| For full helptext| Perhaps you meant", words)[0]
-        at = re.search(r"--[\w.]+", first)
-        field = at.group()[2:].replace("-", "_") if at else ""
+        first = re.sub(r"^(Value error|Invalid choice|Missing argument|Parsing error)\s+", "", first.strip()).rstrip(".")
+        flag = re.search(r"--[\w.]+", first)
+        field = flag.group()[2:].replace("-", "_") if flag else ""
         wanted = f"; --{field} takes {known[field]}" if field in known else ""
         raise InputError(f"{first.strip()}{wanted}\nsee {program} --help", usage=True) from None
 
@@ -113,7 +114,7 @@ def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, progr
 def field_types(config: Any, prefix: str = "") -> dict[str, str]:
     """{"a.b": type in words} of every leaf field of a nested dataclass."""
     hints = typing.get_type_hints(type(config))
-    found = {}
+    found: dict[str, str] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):

@@ -161,7 +161,7 @@ class Cases:
       index: int [n], the rows that belong to this set, in order; all of them by default.
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], index: np.ndarray | None = None):
+    def __init__(self, columns: Mapping[str, Any], index: np.ndarray | None = None):
         self.columns = columns
         size = len(next(iter(columns.values()))) if columns else 0
         self.index = np.arange(size) if index is None else np.asarray(index)
@@ -186,7 +186,7 @@ class Cases:
 
     def extend(self, **columns: np.ndarray) -> Cases:
         """This set with further columns of length n; its rows are numbered anew."""
-        kept = {name: _Gather(column, self.index) for name, column in self.columns.items()}
+        kept: dict[str, Any] = {name: _Gather(column, self.index) for name, column in self.columns.items()}
         return Cases({**kept, **columns}, np.arange(len(self)))
 
 
@@ -263,7 +263,7 @@ def augmented(task: Task, augment: Callable[[jax.Array, Batch], Batch] | None) -
     if augment is None:
         return task
 
-    def update(state: State, batch: Batch, axis: str | None = None):
+    def update(state: State, batch: Batch, axis: str | None = None) -> tuple[State, dict[str, jax.Array]]:
         keys = example_keys(state.key, state.step, len(batch["mask"]))
         return task.update(state, jax.vmap(augment)(purpose_keys(keys, AUGMENT), batch), axis)
 

@@ -6,7 +6,7 @@ Both give the same functions over the same tree, so a run can move between them;
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,7 +84,7 @@ class Engine(NamedTuple):
 def guarded(update: Callable) -> Callable:
     """Skip an update whose new State or logs are not finite: all but `step` stays, and `logs["skipped"]` is 1."""
 
-    def guard(state: State, batch: Batch, axis: str | None = None):
+    def guard(state: State, batch: Batch, axis: str | None = None) -> tuple[State, dict[str, jax.Array]]:
         new, logs = update(state, batch, axis)
         changed = (new.params, new.extra, new.opt)
         floats = [x for x in jax.tree.leaves((changed, logs)) if jnp.issubdtype(x.dtype, jnp.inexact)]
@@ -99,7 +99,7 @@ def guarded(update: Callable) -> Callable:
 def _scoped(function: Callable, axis: str | None) -> Callable:
     """Trace `function(state, batch, axis)` inside the scope that tells modules where they are."""
 
-    def call(state: State, batch: Batch):
+    def call(state: State, batch: Batch) -> Any:
         n = len(batch["mask"])
         offset = 0 if axis is None else jax.lax.axis_index(axis) * n
         with scope(axis=axis, offset=offset):
@@ -164,17 +164,18 @@ def _abstract(task: Task, key: jax.Array, batch: Batch, sharding: NamedSharding)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
-def make_engine(task: Task, kind: str = "auto") -> Engine:
+def make_engine(task: Task, kind: str = "auto", devices: Sequence[jax.Device] | None = None) -> Engine:
     """Put a task on this process's devices.
 
     Args:
       task: the Task, augmentation included.
       kind: "jit", "pmap", or "auto": pmap across several local devices of one process, jit otherwise.
+      devices: all local ones by default.
 
     Raises:
       InputError: an unknown kind.
     """
-    devices = jax.local_devices()
+    devices = list(devices or jax.local_devices())
     if kind == "auto":
         kind = "pmap" if len(devices) > 1 and jax.process_count() == 1 else "jit"
     if kind == "jit":

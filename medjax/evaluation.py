@@ -33,7 +33,7 @@ def fit_baselines(job: Job, train: Cases, val: Cases) -> dict[str, dict[str, np.
 
 def save_baselines(folder: Path, fitted: Mapping[str, Mapping[str, np.ndarray]], point: Mapping[str, np.ndarray]) -> None:
     """Baselines and the network's operating point as plain arrays in one file."""
-    flat = {
+    flat: dict[str, Any] = {
         f"{name}|{key}": np.asarray(value)
         for name, arrays in {**fitted, "": {**point}}.items()
         for key, value in arrays.items()

@@ -69,6 +69,11 @@ def load(file: Path) -> ModuleType:
     return module
 
 
+def load_by_name(name: str) -> ModuleType:
+    """The experiment of that name (or file) as a module with `Config`, `PRESETS_OF` and `build`."""
+    return load(find(name))
+
+
 def card(file: Path) -> dict[str, str]:
     """{"job", "data", "needs"} from the file's literal `CARD`, read without running it."""
     tree = ast.parse(file.read_text())

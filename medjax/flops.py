@@ -20,12 +20,12 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
             (contract, _), _ = params["dimension_numbers"]
-            depth = math.prod(eqn.invars[0].aval.shape[i] for i in contract)
-            flops += 2.0 * depth * math.prod(eqn.outvars[0].aval.shape)
+            depth = math.prod(_shape(eqn.invars[0])[i] for i in contract)
+            flops += 2.0 * depth * math.prod(_shape(eqn.outvars[0]))
         elif name == "conv_general_dilated":
-            kernel, dims = eqn.invars[1].aval.shape, params["dimension_numbers"]
+            kernel, dims = _shape(eqn.invars[1]), params["dimension_numbers"]
             per_output = math.prod(kernel) / kernel[dims.rhs_spec[0]]
-            out = math.prod(eqn.outvars[0].aval.shape)
+            out = math.prod(_shape(eqn.outvars[0]))
             # A dilated input is mostly zeros; counting them would make a strided gradient dearer than its forward pass.
             flops += 2.0 * per_output * out / math.prod(params["lhs_dilation"])
         elif name == "cond":
@@ -37,6 +37,10 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
                 trips = params["mesh"].size
             flops += trips * sum(count_flops(inner) for inner in _inner(params))
     return flops
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:

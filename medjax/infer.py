@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -40,5 +41,5 @@ def infer(engine: Engine, state: State, cases: Cases, batch_size: int) -> Rows:
     return {name: np.concatenate([rows[name] for rows in done]) for name in done[0]} if done else {}
 
 
-def _cut(engine: Engine, rows, n: int) -> Rows:
+def _cut(engine: Engine, rows: Any, n: int) -> Rows:
     return {name: x[:n] for name, x in engine.gather(rows).items()}

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -57,6 +58,13 @@ def create(folder: Path, record: Mapping[str, Any]) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror})\ngive an --out that you may write to") from error
     with locked(folder):
         write_json(folder / "config.json", record)
+
+
+def discard_unbegun(folder: Path) -> None:
+    """Remove a run folder that holds no more than its settings: the run failed before it could begin."""
+    files = [f for f in folder.rglob("*") if f.is_file()]
+    if {f.name for f in files} <= {"config.json", LOCK}:
+        shutil.rmtree(folder)
 
 
 def make_record(experiment: str, file: str | None, config: Any, command: str) -> dict[str, Any]:

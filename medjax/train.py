@@ -6,7 +6,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,15 @@ class Trained(NamedTuple):
     report: dict[str, Any]
 
 
-def train(job: Job, config: Any, out: str | Path, *, experiment: str = "custom", quiet: bool = False) -> Trained:
+def train(
+    job: Job,
+    config: Any,
+    out: str | Path,
+    *,
+    experiment: str = "custom",
+    quiet: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> Trained:
     """Train, evaluate and report into a new folder.
 
     Args:
@@ -58,6 +66,7 @@ def train(job: Job, config: Any, out: str | Path, *, experiment: str = "custom",
       out: the run folder; it must not hold anything yet.
       experiment: the name that report.json gives.
       quiet: print nothing.
+      devices: of this process to use, all by default.
 
     Raises:
       InputError: bad data or settings; nothing is left half-written.
@@ -65,17 +74,34 @@ def train(job: Job, config: Any, out: str | Path, *, experiment: str = "custom",
     """
     folder = Path(out)
     run.create(folder, run.make_record(experiment, None, config, f"medjax.train(job, config, {str(out)!r})"))
-    return go_on(job, config, folder, experiment=experiment, quiet=quiet)
+    return go_on(job, config, folder, experiment=experiment, quiet=quiet, devices=devices)
 
 
-def go_on(job: Job, config: Any, folder: Path, *, experiment: str = "custom", quiet: bool = False) -> Trained:
+def go_on(
+    job: Job,
+    config: Any,
+    folder: str | Path,
+    *,
+    experiment: str = "custom",
+    quiet: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> Trained:
     """Begin the run in `folder`, or resume it from its last finished checkpoint, and finish it. See `train`."""
+    folder = Path(folder)
+    try:
+        return _go_on(job, config, folder, experiment, quiet, devices)
+    except InputError:
+        run.discard_unbegun(folder)
+        raise
+
+
+def _go_on(job: Job, config: Any, folder: Path, experiment: str, quiet: bool, devices: Sequence[jax.Device] | None) -> Trained:
     with run.locked(folder):
         began = time.perf_counter()
         use_compilation_cache()
         tell = (lambda text: None) if quiet else say
         data = load(job, config.data, tell)
-        engine = make_engine(augmented(job.task, job.augment), config.engine)
+        engine = make_engine(augmented(job.task, job.augment), config.engine, devices)
         check_batch_size(config.train.batch_size, engine.devices)
         checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
         try:
@@ -102,7 +128,7 @@ def go_on(job: Job, config: Any, folder: Path, *, experiment: str = "custom", qu
 
 def use_compilation_cache() -> None:
     """Keep compiled programs in the private cache, small ones too: the second start is seconds faster."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         folder = cache_dir() / "xla"
         folder.mkdir(mode=0o700, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -163,12 +189,11 @@ def _fit(
             while len(pending) > (0 if pause else 1):
                 logs = pending.pop(0)
                 progress = count_skipped(progress, float(logs["skipped"]), settings.max_skipped)
+                bar.loss = float(logs["loss"])
             now = time.perf_counter()
             seconds, wait = progress.seconds + now - tick, progress.data_wait + feed.waited - waited
             progress = dataclasses.replace(progress, seconds=seconds, data_wait=wait)
             tick, waited = now, feed.waited
-            if len(pending) == 0 or step == 1:
-                bar.loss = float(logs["loss"])
             bar.update(step, **speed(progress, settings.batch_size))
             if not pause:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _unique(items: Sequence[tuple[Path, str, int, str]]) -> None:
         seen[name] = path
 
 
-def _metadata(root: Path):
+def _metadata(root: Path) -> Callable[[Path, str], tuple[str, str]]:
     """(file, id) -> (patient, split) from PATH/metadata.csv; blanks where there is none."""
     table = root / "metadata.csv"
     if not table.is_file():

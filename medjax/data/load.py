@@ -53,7 +53,7 @@ def load_one(job: Job, settings: Any, split: str, say: Callable[[str], None]) ->
     cases = with_groups(prepared)
     given = cases["given"]
     whole = not (given == split).any()
-    cases = cases.take(slice(None) if whole else given == split)
+    cases = cases.take(np.flatnonzero((given == split) | whole))
     audit = _audit(cases, settings, {})
     if whole:
         audit["notes"].append(f"the data has no split {split!r}: all of it was taken")

@@ -90,7 +90,7 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
         return {**made, "given": split}
 
     columns: dict[str, Any] = {}
-    large: dict[str, np.ndarray] = {}
+    large: dict[str, Any] = {}
     with ThreadPoolExecutor(_cpus()) as pool:
         for row, example in enumerate(_bounded_map(pool, make, todo)):
             for name, value in example.items():

@@ -81,10 +81,10 @@ def adversarial(
             params[name] = optax.apply_updates(state.params[name], updates)
             extra[name] = mean({**state.extra[name], **changed}, axis)
         logs = {f"loss/{name}": value for name, value in losses.items()}
-        logs |= {"loss": losses["generator"] + losses["discriminator"], "grad_norm": optax.global_norm(grads)}
+        logs |= {"loss": losses["generator"] + losses["discriminator"], "grad_norm": optax.tree.norm(grads)}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt=opt), logs
 
-    def apply(state: State, name: str, x: jax.Array) -> jax.Array:
+    def apply(state: State, name: str, x: jax.Array) -> Any:
         return networks[name].apply({"params": state.params[name], **state.extra[name]}, x, train=False)
 
     def predict(state: State, batch: Batch) -> dict[str, jax.Array]:

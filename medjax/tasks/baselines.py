@@ -6,6 +6,7 @@ Each is fitted with scikit-learn and kept as plain arrays, so that a run can sco
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -119,7 +120,7 @@ def _pixels(images: np.ndarray) -> np.ndarray:
     return blocks.reshape(n, -1) / 255.0
 
 
-def _all_classes(model, name: str, k: int) -> np.ndarray:
+def _all_classes(model: Any, name: str, k: int) -> np.ndarray:
     """scikit-learn's coefficients as one row a class; a class that training lacks can never be chosen."""
     values = getattr(model, name)
     if len(model.classes_) == 2:  # scikit-learn keeps the second class's only
@@ -131,7 +132,7 @@ def _all_classes(model, name: str, k: int) -> np.ndarray:
     return full
 
 
-def _forest_arrays(forest, k: int) -> dict[str, np.ndarray]:
+def _forest_arrays(forest: Any, k: int) -> dict[str, np.ndarray]:
     trees = [e.tree_ for e in forest.estimators_]
     root = np.cumsum([0] + [t.node_count for t in trees[:-1]])
 

@@ -23,7 +23,7 @@ from medjax.tasks import baselines as simple
 from medjax.tasks.supervised import supervised
 
 GRID = np.linspace(0, 1, 101)
-PICTURES = 8  # a row of the page of hits and misses
+PICTURES = 6  # a row of the page of hits and misses
 
 
 def standardise(image: jax.Array) -> jax.Array:
@@ -105,10 +105,16 @@ def calibrate(rows: Rows, cases: Cases) -> dict[str, np.ndarray]:
 
 
 def decide(point: Mapping[str, np.ndarray], rows: Rows) -> Rows:
-    """Add `pred` [n]: P(positive) at or above the threshold with two classes, the likeliest class with more."""
+    """Add `pred` [n], P(positive) at or above the threshold with two classes, the likeliest class with more; and `sure` [n],
+    0 at the decision's edge and 1 at its surest.
+    """
     score = rows["score"]
-    pred = (score[:, 1] >= point["threshold"]).astype(int) if "threshold" in point else score.argmax(1)
-    return {**rows, "pred": pred}
+    if "threshold" not in point:
+        return {**rows, "pred": score.argmax(1), "sure": score.max(1)}
+    positive, threshold = score[:, 1], np.clip(point["threshold"], 1e-6, 1 - 1e-6)
+    pred = positive >= point["threshold"]
+    sure = np.where(pred, (positive - threshold) / (1 - threshold), (threshold - positive) / threshold)
+    return {**rows, "pred": pred.astype(int), "sure": sure}
 
 
 def write(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, str]:
@@ -176,8 +182,10 @@ def figures(rows: Rows, cases: Cases, others: Mapping[str, Rows], *, classes: Se
 
 def _pictures(rows: Rows, cases: Cases, classes: Sequence[str]) -> Figure:
     label, pred, score = cases["label"], rows["pred"], rows["score"]
-    sure = score[np.arange(len(score)), pred]
-    group = cases["group"]
+    sure, group = rows["sure"], cases["group"]
+    shown = 1 if len(classes) == 2 else pred  # the class whose probability is shown
+    chance = score[np.arange(len(score)), shown]
+    of = np.broadcast_to(shown, pred.shape)
     lines = []
     for name, wanted in (("right, surest", pred == label), ("wrong, surest", pred != label), ("least sure", label >= 0)):
         for k in range(len(classes)) if name != "least sure" else (None,):
@@ -187,7 +195,7 @@ def _pictures(rows: Rows, cases: Cases, classes: Sequence[str]) -> Figure:
             _, first = np.unique(group[rank], return_index=True)
             chosen = rank[np.sort(first)][:PICTURES]
             if len(chosen):
-                titles = [f"{classes[label[i]]} · called {classes[pred[i]]} {sure[i]:.2f}" for i in chosen]
+                titles = [f"{classes[label[i]]} · P({classes[of[i]]}) {chance[i]:.2f}" for i in chosen]
                 images = cases.take(chosen)["image"]
                 images = images[..., 0] if images.shape[-1] == 1 else images
                 title = name if k is None else f"{classes[k]}\n{name}"
@@ -196,7 +204,7 @@ def _pictures(rows: Rows, cases: Cases, classes: Sequence[str]) -> Figure:
         "grid",
         "Hits and misses",
         "As the network saw them: the cases it was surest of, right and wrong, and those it was least sure of, one of each "
-        "group. Above each: the truth, and what it was called with which probability.",
+        "group. Above each: the truth, and the probability that the network gave.",
         {"rows": lines},
     )
 

@@ -18,7 +18,7 @@ def warn_of_foreign_layers(init: Callable[[], Any]) -> Any:
     """Run a model's `init` and warn of flax layers whose result depends on the number of devices."""
     found: set[str] = set()
 
-    def look(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext):
+    def look(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if type(context.module) in (nn.BatchNorm, nn.Dropout) and context.method_name == "__call__":
             found.add(type(context.module).__name__)
         return call(*args, **kwargs)
@@ -90,7 +90,7 @@ def supervised(
         new = state.replace(
             step=state.step + 1, params=optax.apply_updates(state.params, updates), extra=mean(dict(extra), axis), opt=opt
         )
-        return new, {"loss": value, "grad_norm": optax.global_norm(grads)}
+        return new, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
     def forward(state: State, batch: Batch) -> Any:
         return model.apply({"params": state.params, **state.extra}, inputs(batch), train=False)
