@@ -77,7 +77,7 @@ def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, progr
     args = [re.sub(r"^(--[\w.-]+)=", r"\1\n", a) for a in args]
     args = [piece for a in args for piece in (a.split("\n", 1) if a.startswith("--") and "\n" in a else [a])]
     if "--preset" in args:
-        at = args.index("--preset") + 1
+        at = len(args) - args[::-1].index("--preset")  # behind the last one, which wins for every other setting too
         preset = args[at] if at < len(args) else ""
         if preset not in presets:
             raise InputError(f"--preset {preset or '(nothing)'}: there are {', '.join(presets)}", usage=True)
@@ -97,7 +97,7 @@ def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, progr
                 args=args,
                 prog=program,
                 use_underscores=True,
-                config=(tyro.conf.AvoidSubcommands,),
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
             )
     except SystemExit as stop:
         if not stop.code:

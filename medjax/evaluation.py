@@ -165,7 +165,7 @@ def assess(
     shortcut, warnings = audit_shortcut(baselines, split)
     about = job.about
     audit = {**data.audit, "shortcut": shortcut, "undefined": undefined}
-    audit["prevalence"] = {s: describe_split(c, about.classes)["prevalence"] for s, c in data.cases.items()}
+    audit["prevalence"] = {s: count_classes(c, about.classes) for s, c in data.cases.items()}
     names = {name.split("/")[0] for values in measured.values() for name in values}
     report = {
         "task": about.task,
@@ -203,14 +203,20 @@ def assess(
 
 def describe_split(cases: Cases, classes: tuple[str, ...]) -> dict[str, Any]:
     """{"n", "patients", "prevalence"} of report.json, with the number of groups; patients null where none is known."""
-    patient, label = cases["patient"], cases["label"]
-    counts = np.bincount(label[label >= 0], minlength=len(classes)) / max((label >= 0).sum(), 1)
+    patient, counts = cases["patient"], count_classes(cases, classes)
+    known = max(sum(counts.values()), 1)
     return {
         "n": len(cases),
         "patients": len(np.unique(patient[patient != ""])) or None,
         "groups": len(np.unique(cases["group"])),
-        "prevalence": dict(zip(classes, counts.round(6).tolist(), strict=True)),
+        "prevalence": {name: round(count / known, 6) for name, count in counts.items()},
     }
+
+
+def count_classes(cases: Cases, classes: tuple[str, ...]) -> dict[str, int]:
+    """{class: cases of it}."""
+    label = cases["label"]
+    return dict(zip(classes, np.bincount(label[label >= 0], minlength=len(classes)).tolist(), strict=False))
 
 
 def ci_unit(cases: Cases) -> str:

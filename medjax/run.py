@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -57,14 +58,22 @@ def create(folder: Path, record: Mapping[str, Any]) -> None:
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})\ngive an --out that you may write to") from error
     with locked(folder):
+        if (folder / "config.json").exists():  # another process made it its own between the look and the lock
+            raise InputError(f"{folder}: exists already\ngive a new --out")
         write_json(folder / "config.json", record)
 
 
 def discard_unbegun(folder: Path) -> None:
-    """Remove a run folder that holds no more than its settings: the run failed before it could begin."""
-    files = [f for f in folder.rglob("*") if f.is_file()]
-    if {f.name for f in files} <= {"config.json", LOCK}:
-        shutil.rmtree(folder)
+    """Remove a run folder that holds no more than its settings: the run failed before it could begin.
+
+    A folder that another process has in use stays: the failure may be just that.
+    """
+    if not folder.is_dir():
+        return
+    with contextlib.suppress(InputError), locked(folder):
+        files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if not f.is_dir()}
+        if files <= {"config.json", LOCK}:
+            shutil.rmtree(folder)
 
 
 def make_record(experiment: str, file: str | None, config: Any, command: str) -> dict[str, Any]:
@@ -106,9 +115,10 @@ class MetricsLog:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, **values: Any) -> None:
-        """Add a line."""
+        """Add a line. NaN and infinity, which JSON does not have, become null."""
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         with open(self.path, "a") as handle:
-            handle.write(json.dumps(values) + "\n")
+            handle.write(json.dumps(plain, allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -76,8 +76,9 @@ def intensity(*, gamma: float = 0.0, gain: float = 0.0, noise: float = 0.0) -> I
 
     def apply(key: jax.Array, image: jax.Array) -> jax.Array:
         key_g, key_a, key_e = jax.random.split(key, 3)
-        # The power's gradient and value are not finite at 0 and below.
-        image = jnp.maximum(image, 1e-4) ** jnp.exp(jax.random.uniform(key_g, minval=-gamma, maxval=gamma))
+        power = jnp.exp(jax.random.uniform(key_g, minval=-gamma, maxval=gamma))
+        # The power's gradient or value is not finite at 0 and below: there the image stays as it is.
+        image = jnp.where(image > 1e-4, jnp.maximum(image, 1e-4) ** power, image)
         image = image * jnp.exp(jax.random.uniform(key_a, minval=-gain, maxval=gain))
         return image + noise * jax.random.normal(key_e, image.shape)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,13 @@ def class_folders(path: str | Path, *, classes: Sequence[str] = ()) -> dict[str,
       {split: ImageSource}, or {"all": ImageSource} where no split is given.
 
     Raises:
-      InputError: no such folder, no or an empty class folder, a class outside `classes`, one class only, two files of one id.
+      InputError: no such folder, no or an empty class folder, a class outside `classes`, one class only, two files of one id,
+        two folders of one split, a metadata.csv that cannot be read, lacks a row or speaks of a file in two ways.
     """
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder\ngive --data.path a folder that holds one folder of images per class")
-    folders = {SPLIT_NAMES[d.name.lower()]: d for d in _subfolders(root) if d.name.lower() in SPLIT_NAMES} or {"all": root}
+    folders = _split_folders(root) or {"all": root}
     names = list(classes)
     found = sorted({d.name for folder in folders.values() for d in _subfolders(folder)})
     if not found:
@@ -131,6 +132,17 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__")))
 
 
+def _split_folders(root: Path) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for folder in _subfolders(root):
+        split = SPLIT_NAMES.get(folder.name.lower())
+        if split in folders:
+            raise InputError(f"{folder} and {folders[split]} are both the {split} split\nput their images together in one")
+        if split:
+            folders[split] = folder
+    return folders
+
+
 def _unique(items: Sequence[tuple[Path, str, int, str]]) -> None:
     seen: dict[str, Path] = {}
     for path, name, _, _ in items:
@@ -144,24 +156,35 @@ def _metadata(root: Path) -> Callable[[Path, str], tuple[str, str]]:
     table = root / "metadata.csv"
     if not table.is_file():
         return lambda file, key: ("", "")
-    with open(table, newline="", encoding="utf-8-sig") as handle:
-        rows = list(csv.DictReader(handle))
-    columns = set(rows[0]) if rows else set()
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            rows, columns = list(reader), set(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: cannot be read as a UTF-8 table ({error})\nsave it as CSV in UTF-8") from error
     key_column = next((c for c in ("path", "id", "name", "filename") if c in columns), None)
     patient_column = next((c for c in ("patient", "patient_id") if c in columns), None)
     if key_column is None or patient_column is None:
         raise InputError(
             f"{table}: needs a column path (or id, name) and a column patient (or patient_id); it has {sorted(columns)}"
         )
-    known: dict[str, Mapping[str, str]] = {row[key_column].strip(): row for row in rows}
+    known: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        name, patient, split = ((row.get(c) or "").strip() for c in (key_column, patient_column, "split"))
+        if split and split.lower() not in SPLIT_NAMES:
+            raise InputError(f"{table}: the split {split!r} of {name} is not one of {', '.join(SPLITS)}")
+        value = patient, SPLIT_NAMES.get(split.lower(), "")
+        if known.setdefault(name, value) != value:
+            raise InputError(f"{table}: two rows give {name} different patients or splits\nkeep one of them")
+    taken: dict[str, Path] = {}
 
     def look_up(file: Path, key: str) -> tuple[str, str]:
-        row = next((known[k] for k in (file.relative_to(root).as_posix(), key, file.name, file.stem) if k in known), None)
-        if row is None:
+        name = next((k for k in (file.relative_to(root).as_posix(), key, file.name, file.stem) if k in known), None)
+        if name is None:
             raise InputError(f"{table}: has no row for {key}\nadd it, or remove the table")
-        split = (row.get("split") or "").strip().lower()
-        if split and split not in SPLIT_NAMES:
-            raise InputError(f"{table}: the split {split!r} of {key} is not one of {', '.join(SPLITS)}")
-        return (row[patient_column] or "").strip(), SPLIT_NAMES.get(split, "")
+        # A bare name that fits files of two folders would give one of them the other's patient.
+        if taken.setdefault(name, file) != file:
+            raise InputError(f"{table}: the row {name!r} fits {taken[name]} and {file}\ngive paths relative to {root}")
+        return known[name]
 
     return look_up

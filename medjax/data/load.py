@@ -32,7 +32,8 @@ def load(job: Job, settings: Any, say: Callable[[str], None]) -> Dataset:
       say: told what is being done.
 
     Raises:
-      InputError: see `prepare`, `make_splits` and `clear_leaks`; a training split of one class only.
+      InputError: see `prepare`, `make_splits` and `clear_leaks`; a split that loses all its cases, a training
+        split of one class only.
     """
     prepared = prepare(job.sources(), job.preprocess, near=settings.near_copies, say=say)
     cases, classes = with_groups(prepared), job.about.classes
@@ -43,7 +44,12 @@ def load(job: Job, settings: Any, say: Callable[[str], None]) -> Dataset:
     index, leaks = clear_leaks(index, content=content, patient=patient, on_leak=settings.on_leak)
     if (present := np.unique(label[index["train"]])).size == 1 and classes:
         raise InputError(f"the training split holds only the class {classes[present[0]]!r}\nadd cases of the others")
-    audit = _audit(cases, settings, leaks)
+    for split, rows in index.items():
+        if not len(rows):
+            raise InputError(
+                f"the {split} split is empty: all of it stands in a later split too\ngive the splits cases of their own"
+            )
+    audit = _audit(prepared, cases, settings, leaks)
     return Dataset({split: cases.take(rows) for split, rows in index.items()}, prepared.fingerprint, audit)
 
 
@@ -54,13 +60,13 @@ def load_one(job: Job, settings: Any, split: str, say: Callable[[str], None]) ->
     given = cases["given"]
     whole = not (given == split).any()
     cases = cases.take(np.flatnonzero((given == split) | whole))
-    audit = _audit(cases, settings, {})
+    audit = _audit(prepared, cases, settings, {})
     if whole:
         audit["notes"].append(f"the data has no split {split!r}: all of it was taken")
     return Dataset({split: cases}, prepared.fingerprint, audit)
 
 
-def _audit(cases: Cases, settings: Any, leaks: dict[str, Any]) -> dict[str, Any]:
+def _audit(prepared: Prepared, cases: Cases, settings: Any, leaks: dict[str, Any]) -> dict[str, Any]:
     _, copies = np.unique(cases["near"], return_counts=True)
     return {
         "leaks": leaks,
@@ -68,7 +74,7 @@ def _audit(cases: Cases, settings: Any, leaks: dict[str, Any]) -> dict[str, Any]
             "groups": int((copies > 1).sum()),
             "files": int(copies[copies > 1].sum()),
             "largest": int(copies.max()),
-            "search": SEARCHED[settings.near_copies],
+            "search": SEARCHED[settings.near_copies if prepared.searched else "off"],
         },
         "notes": _notes(cases["content"], cases["label"], cases["near"]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -36,15 +37,13 @@ def pipeline(cases: Cases, batch_size: int, *, seed: int, sampling: str = "cases
 
 
 def _by_epoch(n: int, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
-    orders: dict[int, np.ndarray] = {}
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(n)
 
     def draw(positions: np.ndarray, step: int) -> np.ndarray:
         epochs = positions // n
-        for epoch in np.unique(epochs):
-            if epoch not in orders:
-                orders.pop(int(epoch) - 2, None)
-                orders[int(epoch)] = np.random.default_rng([seed, int(epoch)]).permutation(n)
-        return np.array([orders[int(e)][p] for e, p in zip(epochs, positions % n, strict=True)])
+        return np.concatenate([order(int(epoch))[positions[epochs == epoch] % n] for epoch in np.unique(epochs)])
 
     return draw
 
@@ -66,7 +65,9 @@ def _by_group(cases: Cases, seed: int) -> Callable[[np.ndarray, int], np.ndarray
 
 
 class Prefetch:
-    """Batches from `start` on, made and put on the device by a thread, `depth` ahead. Iterate over it; use it in a `with`.
+    """Batches of the steps from `start` to before `stop`, made and put on the device by a thread, `depth` ahead.
+
+    Iterate over it; use it in a `with`. An error of the thread is raised where its batch is asked for.
 
     Attributes:
       waited: seconds the consumer has waited for data.
@@ -78,6 +79,7 @@ class Prefetch:
         self.waited = 0.0
         self._queue: queue.Queue = queue.Queue(depth)
         self._closed = threading.Event()
+        self._ended: Exception | None = None
         self._thread = threading.Thread(target=self._fill, args=(make, put, start, stop), daemon=True)
 
     def _fill(self, make: Pipeline, put: Callable, start: int, stop: int) -> None:
@@ -85,6 +87,7 @@ class Prefetch:
             for step in range(start, stop):
                 if not self._offer((put(make(step)), None)):
                     return
+            self._offer((None, StopIteration()))
         except Exception as error:  # handed to the consumer, who raises it
             self._offer((None, error))
 
@@ -106,14 +109,22 @@ class Prefetch:
         self._thread.join()
 
     def __iter__(self) -> Iterator[Any]:
-        while True:
-            yield self.next()
+        return self
 
     def next(self) -> Any:
-        """The next batch, on the device."""
+        """The next batch, on the device.
+
+        Raises:
+          StopIteration: the steps are at their end.
+        """
+        if self._ended is not None:
+            raise self._ended
         start = time.perf_counter()
         batch, error = self._queue.get()
         self.waited += time.perf_counter() - start
         if error is not None:
+            self._ended = error
             raise error
         return batch
+
+    __next__ = next

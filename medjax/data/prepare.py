@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +31,13 @@ class Prepared(NamedTuple):
         or "all"), and whatever `preprocess` left: image, header, signal, length, ...
       fingerprint: SHA-256 over ids, labels, splits and content: the same data gives the same, wherever it lies.
       folder: the cache.
+      searched: whether near-copies were looked for: not in small images, nor among very many.
     """
 
     cases: Cases
     fingerprint: str
     folder: Path
+    searched: bool
 
 
 def prepare(
@@ -57,7 +60,7 @@ def prepare(
       say: told what is being done.
 
     Raises:
-      InputError: an unreadable file, a non-finite value, cases of different shapes.
+      InputError: an unreadable file, a non-finite value, cases of different shapes, kinds or fields.
     """
     key = hashlib.sha256(f"{VERSION}|{near}|{code_digest(preprocess)}".encode())
     for split, source in sorted(sources.items()):
@@ -73,7 +76,7 @@ def prepare(
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in meta["columns"]}
     # Only pictures and signals stay on disk: the small columns are asked for at every step.
     columns = {name: x if x.ndim > 2 else np.array(x) for name, x in columns.items()}
-    return Prepared(Cases(columns), meta["fingerprint"], folder)
+    return Prepared(Cases(columns), meta["fingerprint"], folder, meta["near_searched"])
 
 
 def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: str, say: Callable[[str], None]) -> None:
@@ -91,26 +94,21 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
 
     columns: dict[str, Any] = {}
     large: dict[str, Any] = {}
+    first: dict[str, np.ndarray] = {}
     with ThreadPoolExecutor(_cpus()) as pool:
         for row, example in enumerate(_bounded_map(pool, make, todo)):
-            for name, value in example.items():
-                value = np.asarray(value)
+            arrays = {name: np.asarray(value) for name, value in example.items()}
+            first = first or arrays
+            _check_like(arrays, first)
+            for name, value in arrays.items():
                 if row == 0 and value.ndim > 1:
                     path = work / f"{name}.npy"
                     large[name] = np.lib.format.open_memmap(path, "w+", value.dtype, (len(todo), *value.shape))
                 if name in large:
-                    if large[name].shape[1:] != value.shape or large[name].dtype != value.dtype:
-                        raise InputError(
-                            f"{example['id']}: {name} is {value.dtype} {value.shape}, others are {large[name].dtype} "
-                            f"{large[name].shape[1:]}\npreprocess must give every case one shape and dtype"
-                        )
                     large[name][row] = value
                 else:
                     columns.setdefault(name, []).append(value)
-    for name, values in columns.items():
-        if len(values) != len(todo):
-            raise InputError(f"{name} is missing in {len(todo) - len(values)} of {len(todo)} cases")
-        columns[name] = np.stack(values)
+    columns = {name: np.stack(values) for name, values in columns.items()}
     descriptors = columns.pop("_descriptor", None)
     searched = descriptors is not None and len(descriptors) <= LARGEST_SET
     if searched:
@@ -133,10 +131,30 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
     )
 
 
+def _check_like(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> None:
+    """Whether a case can stand in the columns that the first case began. Text may differ in length, numbers in precision."""
+    name = str(arrays["id"])
+    for column, value in arrays.items():
+        if value.dtype.kind not in "biufU":
+            raise InputError(f"{name}: {column} is {value.dtype}\npreprocess must give numbers and text")
+        like = first.get(column, value)
+        exact = value.ndim > 1 or like.ndim > 1
+        mixed = value.dtype != like.dtype if exact else (value.dtype.kind == "U") != (like.dtype.kind == "U")
+        if mixed or value.shape != like.shape:
+            raise InputError(
+                f"{name}: {column} is {value.dtype} {value.shape}, others are {like.dtype} {like.shape}\n"
+                "preprocess must give every case one shape and dtype"
+            )
+    if missing := sorted(first.keys() ^ arrays.keys()):
+        raise InputError(f"{name}: {', '.join(missing)} not in every case\npreprocess must give every case the same fields")
+
+
 def read_cases(source: Any, preprocess: Callable[[dict], dict]) -> Cases:
     """Cases of a Source in memory, uncached: what a user hands over for prediction is not kept."""
     with ThreadPoolExecutor(_cpus()) as pool:
         made = list(pool.map(lambda i: _case(source[i], preprocess), range(len(source))))
+    if not made:
+        raise InputError("there are no cases to read\ngive at least one file")
     return Cases({name: np.stack([case[name] for case in made]) for name in made[0]})
 
 
@@ -145,6 +163,8 @@ def _case(example: Mapping[str, Any], preprocess: Callable[[dict], dict]) -> dic
     where = raw.pop("path", raw["id"])
     content = digest(raw)
     made = preprocess(raw)
+    if missing := {"id", "label"} - made.keys():
+        raise InputError(f"{where}: has no {' and no '.join(sorted(missing))} after preprocessing\nkeep them in preprocess")
     for name, value in made.items():
         if name in ("image", "signal") and not np.isfinite(value).all():
             raise InputError(f"{where}: {name} holds NaN or infinite values\nmend or remove the file")
@@ -171,13 +191,18 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable, items: list) -> I
 
 
 def digest(example: Mapping[str, Any]) -> str:
-    """Digest of an example's content: every array of it, but neither its names nor its label."""
+    """Digest of an example's content: every number and text of it, but neither its names nor its label.
+
+    Raises:
+      InputError: a value that is neither.
+    """
     h = hashlib.blake2b(digest_size=16)
-    for name in sorted(example):
-        value = example[name]
-        if name not in ("id", "patient", "label", "path") and isinstance(value, np.ndarray):
-            h.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
-            h.update(np.ascontiguousarray(value).data)
+    for name in sorted(set(example) - {"id", "patient", "label", "path"}):
+        value = np.asarray(example[name])
+        if value.dtype.hasobject:
+            raise InputError(f"{example.get('id')}: {name} is no array of numbers or text\nmend the source")
+        h.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
+        h.update(value.tobytes())
     return h.hexdigest()
 
 
@@ -189,45 +214,102 @@ def _content_lines(source: Any) -> Iterable[str]:
 
 
 def code_digest(function: Any) -> str:
-    """Digest of a function's code and settings, through the Python functions and constants it uses.
+    """Digest of a function's code and settings, through the functions, classes, constants and objects that it uses.
 
-    A cache made by yesterday's preprocessing must not be taken for today's.
+    A cache made by yesterday's preprocessing must not be taken for today's. Code is followed in medjax, in the function's own
+    package and in whatever is not installed; what other libraries give is known by its name.
     """
     h = hashlib.sha256()
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # the values too, so that no id is given out twice
+    homes = {"medjax", _root(_innermost(function))}
+
+    def ours(value: Any) -> bool:
+        root = _root(value)
+        return root in homes or not _is_library(root)
 
     def add(value: Any) -> None:
+        # The type in front and a line's end behind: (1, 12) is not (11, 2).
+        h.update(f"{type(value).__name__}|".encode())
         if isinstance(value, functools.partial):
-            add((value.func, value.args, sorted(value.keywords.items())))
+            add((value.func, value.args, value.keywords))
         elif isinstance(value, types.CodeType):
-            h.update(value.co_code)
-            h.update(repr(value.co_names).encode())
-            for constant in value.co_consts:
-                add(constant)
-        elif isinstance(value, types.FunctionType):
-            if id(value) in seen:
-                return
-            seen.add(id(value))
-            add(value.__code__)
-            add((value.__defaults__, sorted((value.__kwdefaults__ or {}).items())))
-            for cell in value.__closure__ or ():
-                add(cell.cell_contents)
-            # Functions and constants of the same distribution are part of the code; libraries are known by their versions.
-            for name in value.__code__.co_names:
-                used = value.__globals__.get(name)
-                same = getattr(used, "__module__", "").split(".")[0] == value.__module__.split(".")[0]
-                if isinstance(used, (int, float, str, tuple)) or (isinstance(used, types.FunctionType) and same):
-                    add(used)
+            add((value.co_code, value.co_names, value.co_consts))
+        elif isinstance(value, Mapping):
+            for key in sorted(value, key=repr):
+                add((key, value[key]))
         elif isinstance(value, (tuple, list)):
-            h.update(f"{type(value).__name__}{len(value)}".encode())
+            h.update(f"{len(value)}|".encode())
             for item in value:
                 add(item)
-        elif isinstance(value, np.ndarray):
-            h.update(value.tobytes())
         elif isinstance(value, (frozenset, set)):
             add(sorted(map(repr, value)))
+        elif hasattr(value, "__array__") and not isinstance(value, type):
+            value = np.asarray(value)
+            add((value.dtype.str, value.shape, value.tobytes()))
+        elif isinstance(value, types.MethodType):
+            add((value.__func__, value.__self__))
+        elif hasattr(value, "__dict__"):
+            add_object(value)
         else:
-            h.update(repr(value).encode() if not callable(value) else getattr(value, "__qualname__", "callable").encode())
+            h.update(repr(value).encode())
+        h.update(b"\n")
+
+    def add_object(value: Any) -> None:
+        h.update(getattr(value, "__qualname__", type(value).__qualname__).encode())
+        known = isinstance(value, (types.FunctionType, type)) or hasattr(value, "__wrapped__")
+        if id(value) in seen or (known and not ours(value)):
+            return
+        seen[id(value)] = value
+        if isinstance(value, types.FunctionType):
+            add((value.__code__, value.__defaults__, value.__kwdefaults__))
+            add([cell.cell_contents for cell in value.__closure__ or ()])
+            add_globals(value)
+        elif hasattr(value, "__wrapped__"):  # cached or compiled functions
+            add(value.__wrapped__)
+        elif isinstance(value, type):
+            for name, item in sorted(vars(value).items()):
+                item = getattr(item, "__func__", item)  # of a class method or static method
+                if isinstance(item, types.FunctionType) or (isinstance(item, _PLAIN) and not name.startswith("__")):
+                    add((name, item))
+            add(value.__bases__)
+        else:
+            add((type(value), vars(value)))
+
+    def add_globals(function: types.FunctionType) -> None:
+        names = _names(function.__code__)
+        for name in names:
+            used = function.__globals__.get(name)
+            if isinstance(used, types.ModuleType) and ours(used):
+                found = (getattr(used, other, None) for other in names)
+                add([item for item in found if isinstance(item, _PLAIN) or callable(item)])
+            elif isinstance(used, _PLAIN) or callable(used):
+                add(used)
 
     add(function)
     return h.hexdigest()
+
+
+_PLAIN = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, np.ndarray, np.generic, functools.partial)
+
+
+def _innermost(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _root(value: Any) -> str:
+    """The top-level package that a function, class, object or module comes from."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    return (name or "builtins").split(".")[0]
+
+
+def _is_library(root: str) -> bool:
+    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    return root in sys.stdlib_module_names or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Global names and attributes that a function uses, those of the functions and comprehensions inside it too."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return sorted({*code.co_names, *(name for part in inner for name in _names(part))})

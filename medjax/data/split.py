@@ -41,34 +41,36 @@ def split_groups(
       int [n]: index of the part.
 
     Raises:
-      InputError: a class has fewer groups than parts.
+      InputError: a class has fewer groups than parts, or a fraction is not above 0.
     """
+    if not min(fractions) > 0:
+        raise InputError(
+            f"the fractions {', '.join(map(str, fractions))} of the splits are not all above 0\nsee --data.fractions"
+        )
     share = np.cumsum(np.asarray(fractions, float) / np.sum(fractions))
     rng = np.random.default_rng(seed)
-    part = np.zeros(len(group), int)
     names, inverse, sizes = np.unique(group, return_inverse=True, return_counts=True)
     values = np.unique(label)
     counts = np.stack([np.bincount(inverse, label == value, len(names)) for value in values])
     main = counts.argmax(0)
     order = rng.permutation(len(names))
+    part = np.zeros(len(names), int)
     for k, value in enumerate(values):
-        mine = [g for g in order if main[g] == k]
+        mine = order[main[order] == k]
         if len(mine) < len(share):
             name = classes[value] if 0 <= value < len(classes) else str(value)
             raise InputError(
                 f"the class {name!r} has {len(mine)} independent group(s) of cases: too few for {len(share)} splits\n"
                 "add cases of other patients, or give the splits as folders train, val and test"
             )
-        # A group goes where its middle falls, and every part gets at least one.
+        # A group goes where its middle falls, and every part gets at least one: starts[p] is the first group of part p + 1.
         middle = (np.cumsum(sizes[mine]) - sizes[mine] / 2) / sizes[mine].sum()
-        where = np.searchsorted(share[:-1], middle, side="right")
-        for p in range(len(share)):
-            if not (where == p).any():
-                where[np.abs(middle - share[p]).argmin() if p < len(share) - 1 else -1] = p
-        part_of = dict(zip(mine, where, strict=True))
-        for g in mine:
-            part[inverse == g] = part_of[g]
-    return part
+        starts = np.searchsorted(middle, share[:-1])
+        for p in range(len(starts)):
+            least = starts[p - 1] + 1 if p else 1
+            starts[p] = min(max(starts[p], least), len(mine) - len(starts) + p)
+        part[mine] = np.searchsorted(starts, np.arange(len(mine)), side="right")
+    return part[inverse]
 
 
 def make_splits(

@@ -64,6 +64,11 @@ def verdict(comparison: Mapping[str, Any] | None, metric: str) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "unclear"
 
 
+def count_units(about: Mapping[str, Any]) -> Any:
+    """Patients of a split where they are known, else its groups of cases that belong together, else None."""
+    return about.get("groups") if about.get("patients") is None else about["patients"]
+
+
 def answer(report: Mapping[str, Any]) -> str:
     """The report's one sentence: how well, how certain, and against the strongest baseline."""
     metric = main_metric(report)
@@ -72,7 +77,7 @@ def answer(report: Mapping[str, Any]) -> str:
     split = order_splits(report["metrics"])[0]
     entry = report["metrics"][split][metric]
     about = ((report.get("data") or {}).get("splits") or {}).get(split) or {}
-    n, units = about.get("n") or entry.get("n"), about.get("patients")
+    n, units = about.get("n") or entry.get("n"), count_units(about)
     where = name_split(split).lower().replace(" (pooled)", "")
     said = f"On {where} data"
     if is_number(n):

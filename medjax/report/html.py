@@ -218,7 +218,7 @@ def tabulate_splits(report: Mapping[str, Any]) -> dict[str, Any]:
     for name in order:
         about = splits[name] or {}
         cells = [_share(prevalence[name].get(key), about.get("n")) for key in classes]
-        rows.append({"split": name, "n": about.get("n"), "units": about.get("patients"), "cells": cells})
+        rows.append({"split": name, "n": about.get("n"), "units": say.count_units(about), "cells": cells})
     return {"classes": classes, "rows": rows}
 
 

@@ -1,0 +1,86 @@
+"""kill -9 at any moment: the resumed run ends as the unkilled one did, to the bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import ROOT, SMALL, run_cli
+
+# One device, as on a machine without accelerators: the suite's eight simulated ones are for tests in this process.
+ENV = {**os.environ, "XLA_FLAGS": ""}
+
+
+def start(out, *args):
+    command = [sys.executable, "-m", "medjax.cli", "train", "brain_tumor_mri", "--out", str(out), *map(str, args)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**ENV, "MEDJAX_CACHE": os.environ["MEDJAX_CACHE"]},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def outcome(out):
+    """All that must be the same: every kept checkpoint's State, the metrics, the baselines, the predictions."""
+    states = {}
+    for folder in sorted((out / "checkpoints").iterdir()):
+        if folder.is_dir():
+            tree = ocp.StandardCheckpointer().restore(folder / "state")
+            tree["key"] = jax.random.key_data(tree["key"])
+            states[folder.name] = [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+    report = json.loads((out / "report.json").read_text())
+    kept = ("metrics", "baselines", "comparisons", "point", "best_step", "skipped_steps", "seeds")
+    return states, {key: report[key] for key in kept}, (out / "predictions" / "test.csv").read_bytes()
+
+
+def kill_and_resume(out, args, when):
+    """Kill the training `when` seconds after its start, resume it, and say what the folder held at that moment."""
+    process = start(out, *args)
+    time.sleep(when)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    steps = sorted(p.name for p in (out / "checkpoints").glob("*")) if out.exists() else []
+    if not (out / "config.json").exists():
+        # Killed before anything was asked of the disk: there is nothing to resume.
+        assert start(out, *args).wait() == 0
+    else:
+        done = run_cli("resume", out, env={"XLA_FLAGS": ""})
+        assert done.returncode == 0, done.stderr
+    assert not list((out / "checkpoints").glob("*tmp*"))
+    return steps
+
+
+def check(tmp_path, args, moments):
+    began = time.perf_counter()
+    assert start(tmp_path / "whole", *args).wait() == 0
+    length = time.perf_counter() - began
+    whole = outcome(tmp_path / "whole")
+    for i, share in enumerate(moments):
+        steps = kill_and_resume(tmp_path / f"killed{i}", args, share * length)
+        print(f"killed at {share:.3f} of {length:.1f} s, checkpoints then: {steps}", flush=True)
+        states, report, predictions = outcome(tmp_path / f"killed{i}")
+        assert states == whole[0], f"parameters differ after a kill at {share:.3f}"
+        assert report == whole[1], f"metrics differ after a kill at {share:.3f}"
+        assert predictions == whole[2], f"predictions differ after a kill at {share:.3f}"
+
+
+def test_two_kills_change_nothing(tmp_path, finished):
+    _, blobs = finished
+    check(tmp_path, ["--data.path", blobs, *SMALL], (0.5, 0.8))
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_twenty_kills_of_the_default_job_change_nothing(tmp_path):
+    args = ["--train.steps", 60, "--train.eval_every", 20, "--train.checkpoint_every", 10]
+    assert start(tmp_path / "prepared", *args).wait() == 0  # download, prepare and compile once
+    check(tmp_path, args, [random.Random(0).random() for _ in range(20)])
