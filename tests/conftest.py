@@ -63,9 +63,9 @@ def blobs(tmp_path_factory):
     return write_blobs(tmp_path_factory.mktemp("blobs"), n=60)
 
 
-SMALL = (
-    "--model.width 4 --model.blocks 1 1 --train.steps 12 --train.batch_size 16 --train.eval_every 6 --train.checkpoint_every 6"
-).split()
+SETTINGS = {"model.width": 4, "model.blocks": "1 1", "train.steps": 12, "train.batch_size": 16}
+SETTINGS |= {"train.eval_every": 6, "train.checkpoint_every": 6}
+SMALL = [word for name, value in SETTINGS.items() for word in (f"--{name}", *str(value).split())]
 
 
 def run_cli(*args, cwd=None, env=None, timeout=300):

@@ -91,9 +91,10 @@ def test_resume_is_bit_identical_and_moves_between_engines(name, tmp_path, monke
 
     for engine in ("jit", "pmap"):
         folder = tmp_path / engine
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Checkpoints, "save", stop_after_save)
+        monkeypatch.setattr(Checkpoints, "save", stop_after_save)
+        with pytest.raises(KeyboardInterrupt):
             run(family, folder)
+        monkeypatch.undo()
         assert [p.name for p in (folder / "checkpoints").iterdir()] == ["5"]
         config = dataclasses.replace(family.config, engine=engine)
         resumed = loop.go_on(family.job, config, folder, quiet=True, devices=jax.devices()[: 1 if engine == "jit" else 8])
@@ -158,7 +159,7 @@ def test_too_many_skipped_in_a_row_stop_the_run(tmp_path):
         return new, {**logs, "loss": logs["loss"] / (state.step < 3)}
 
     family = family._replace(job=family.job._replace(task=task._replace(update=update)))
-    with pytest.raises(InputError, match="4 updates in a row.*not finite"):
+    with pytest.raises(InputError, match=r"4 updates in a row.*not finite"):
         run(family, tmp_path / "run", max_skipped=4)
 
 
