@@ -51,7 +51,7 @@ class Config:
     data: Data = Data(sampling="groups")
     model: Model = Model()
     optimizer: Optimizer = Optimizer()
-    train: Train = Train(steps=3000, batch_size=32, eval_every=250, checkpoint_every=250)
+    train: Train = Train(steps=6000, batch_size=32, eval_every=500, checkpoint_every=250)
     engine: ENGINES = "auto"
     preset: PRESETS = "fast"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         code = 2 if error.usage else 1
     except KeyboardInterrupt as stop:
         print(f"\nmedjax: {stop or 'stopped'}", file=sys.stderr)
+        code = 1
+    except BrokenPipeError:  # whoever read the output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0
@@ -126,12 +130,13 @@ def _train(name: str, args: list[str]) -> int:
     module = experiments.load(file)
     settings = config.parse(module.PRESETS_OF, rest, preset=_default_preset(rest), program=f"medjax train {name}")
     folder = Path(out) if out else Path("runs") / file.stem / _stamp()
+    job = module.build(settings)  # before there is a folder: settings that cannot be leave none behind
     from medjax import run
 
     path = str(file) if name.endswith(".py") else None
     record = run.make_record(file.stem, path, settings, " ".join(["medjax", "train", name, *args]))
     run.create(folder, record)
-    return _finish(module, settings, folder, file.stem)
+    return _finish(job, settings, folder, file.stem)
 
 
 def _resume(known: argparse.Namespace) -> int:
@@ -140,14 +145,14 @@ def _resume(known: argparse.Namespace) -> int:
         print(f"{known.run} is finished: see {known.run / 'report.html'}")
         print(known.run)
         return 0
-    return _finish(module, settings, known.run, name)
+    return _finish(module.build(settings), settings, known.run, name)
 
 
-def _finish(module: Any, settings: Any, folder: Path, name: str) -> int:
+def _finish(job: Any, settings: Any, folder: Path, name: str) -> int:
     from medjax.train import go_on
 
     try:
-        done = go_on(module.build(settings), settings, folder, experiment=name)
+        done = go_on(job, settings, folder, experiment=name)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(str(stop) or f"stopped; go on with: medjax resume {folder}") from None
     _show(done.report)

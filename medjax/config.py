@@ -58,6 +58,11 @@ class Train:
     seed: int = 0
     """Seed of initial weights, data order, augmentation, dropout and noise."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_every", "checkpoint_every", "keep", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--train.{name} {getattr(self, name)}: must be 1 or more", usage=True)
+
 
 def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, program: str) -> Any:
     """An experiment's settings from its presets and the command line.
@@ -104,7 +109,9 @@ def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, progr
             raise
         words = " ".join(re.sub(r"[╭╮╰╯─│]+", " ", printed.getvalue()).split())
         first = re.split(r" Argument helptext| For full helptext| Perhaps you meant", words)[0]
-        first = re.sub(r"^(Value error|Invalid choice|Missing argument|Parsing error)\s+", "", first.strip()).rstrip(".")
+        title = r"^(Value error|Invalid choice|Missing argument|Parsing error|Unrecognized options(?= Unrecognized))\s+"
+        first = re.sub(title, "", first.strip()).rstrip(".")
+        first = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", re.sub(r"-{5,}", " ", first).strip())
         flag = re.search(r"--[\w.]+", first)
         field = flag.group()[2:].replace("-", "_") if flag else ""
         wanted = f"; --{field} takes {known[field]}" if field in known else ""

@@ -59,6 +59,10 @@ def load(file: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # A model or a data set that lies beside the folder of experiments is found by import, as `python -m` finds it.
+    beside = str(file.resolve().parent.parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
     sys.modules[name] = module  # dataclasses look their module up while it is being made
     spec.loader.exec_module(module)
     for needed in ("PRESETS_OF", "build"):

@@ -90,7 +90,7 @@ def go_on(
     folder = Path(folder)
     try:
         return _go_on(job, config, folder, experiment, quiet, devices)
-    except InputError:
+    except Exception:
         run.discard_unbegun(folder)
         raise
 

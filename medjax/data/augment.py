@@ -55,7 +55,7 @@ def affine(
             angle += jax.random.randint(key_q, (), 0, 4) * jnp.pi / 2
         sy, sx = jnp.exp(jax.random.uniform(key_s, (2,), minval=-scale, maxval=scale))
         ty, tx = jax.random.uniform(key_t, (2,), minval=-shift, maxval=shift) * jnp.array([height, width])
-        mirror = jnp.where(jax.random.bernoulli(key_f, flip), -1.0, 1.0)
+        mirror = jnp.where(jax.random.bernoulli(key_f, float(flip)), -1.0, 1.0)
         cy, cx = (height - 1) / 2, (width - 1) / 2
         y, x = jnp.meshgrid(jnp.arange(height) - cy, jnp.arange(width) - cx, indexing="ij")
         from_y = (jnp.cos(angle) * y - jnp.sin(angle) * x) * sy + ty + cy
@@ -99,7 +99,7 @@ def cutout(*, size: float, probability: float = 0.5) -> ImageAugment:
         cy, cx = jax.random.uniform(key_c, (2,)) * jnp.array([height, width])
         near_y = jnp.abs(jnp.arange(height) - cy) < size * height / 2
         near_x = jnp.abs(jnp.arange(width) - cx) < size * width / 2
-        hole = near_y[:, None] & near_x[None, :] & jax.random.bernoulli(key_p, probability)
+        hole = near_y[:, None] & near_x[None, :] & jax.random.bernoulli(key_p, float(probability))
         return jnp.where(hole[..., None], image.mean(), image)
 
     return apply

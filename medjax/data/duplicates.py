@@ -43,7 +43,7 @@ def near_copies(descriptors: np.ndarray, *, turned: bool = True, block: int = 10
     pairs = []
     for flip in (False, True) if turned else (False,):
         for quarter in range(4 if turned else 1):
-            other = np.rot90(square[:, :, ::-1] if flip else square, quarter, (1, 2)).reshape(n, -1)
+            other = np.rot90(square[:, :, ::-1] if flip else square, quarter, (1, 2)).reshape(descriptors.shape)
             for start in range(0, n, block):
                 near = descriptors[start : start + block] @ other.T > SIMILAR
                 i, j = np.nonzero(near)

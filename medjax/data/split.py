@@ -32,7 +32,7 @@ def split_groups(
 
     Args:
       group: int [n].
-      label: int [n]; a group counts under its commonest label.
+      label: int [n]; a group of several labels counts under the one that the fewest groups hold.
       fractions: share of each part; they are normalised.
       seed: of the shuffle.
       classes: names for the error message.
@@ -41,36 +41,44 @@ def split_groups(
       int [n]: index of the part.
 
     Raises:
-      InputError: a class has fewer groups than parts, or a fraction is not above 0.
+      InputError: a class has too few groups to stand in every part, or a fraction is not above 0.
     """
     if not min(fractions) > 0:
         raise InputError(
             f"the fractions {', '.join(map(str, fractions))} of the splits are not all above 0\nsee --data.fractions"
         )
-    share = np.cumsum(np.asarray(fractions, float) / np.sum(fractions))
+    share = np.asarray(fractions, float) / np.sum(fractions)
     rng = np.random.default_rng(seed)
-    names, inverse, sizes = np.unique(group, return_inverse=True, return_counts=True)
+    names, inverse = np.unique(group, return_inverse=True)
     values = np.unique(label)
     counts = np.stack([np.bincount(inverse, label == value, len(names)) for value in values])
-    main = counts.argmax(0)
     order = rng.permutation(len(names))
-    part = np.zeros(len(names), int)
-    for k, value in enumerate(values):
-        mine = order[main[order] == k]
-        if len(mine) < len(share):
-            name = classes[value] if 0 <= value < len(classes) else str(value)
+    part = np.full(len(names), -1)
+    holders = (counts > 0).sum(1)
+    # The rarest class first: a group that holds several classes is placed where that one needs it.
+    for k in np.argsort(holders, kind="stable"):
+        free = order[(counts[k, order] > 0) & (part[order] < 0)]
+        placed = np.array([counts[k, part == p].sum() for p in range(len(share))])
+        lacking = placed == 0
+        if len(free) < lacking.sum():
+            name = classes[values[k]] if 0 <= values[k] < len(classes) else str(values[k])
             raise InputError(
-                f"the class {name!r} has {len(mine)} independent group(s) of cases: too few for {len(share)} splits\n"
-                "add cases of other patients, or give the splits as folders train, val and test"
+                f"the class {name!r} has {holders[k]} independent group(s) of cases: too few to stand in all of {len(share)} "
+                "splits\nadd cases of other patients, or give the splits as folders train, val and test"
             )
-        # A group goes where its middle falls, and every part gets at least one: starts[p] is the first group of part p + 1.
-        middle = (np.cumsum(sizes[mine]) - sizes[mine] / 2) / sizes[mine].sum()
-        starts = np.searchsorted(middle, share[:-1])
-        for p in range(len(starts)):
-            least = starts[p - 1] + 1 if p else 1
-            starts[p] = min(max(starts[p], least), len(mine) - len(starts) + p)
-        part[mine] = np.searchsorted(starts, np.arange(len(mine)), side="right")
+        if len(free):
+            part[free] = _cut(counts[k, free], np.maximum(share - placed / counts[k].sum(), 0), lacking)
     return part[inverse]
+
+
+def _cut(sizes: np.ndarray, wanted: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+    """Part [n] of a row of groups: a group goes where its middle falls, and every part that is lacking gets at least one."""
+    middle = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
+    ends = np.searchsorted(middle, np.cumsum(wanted)[:-1] / wanted.sum())
+    for p in range(len(ends)):
+        least = (ends[p - 1] if p else 0) + lacking[p]
+        ends[p] = min(max(ends[p], least), len(sizes) - lacking[p + 1 :].sum())
+    return np.searchsorted(ends, np.arange(len(sizes)), side="right")
 
 
 def make_splits(

