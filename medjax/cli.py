@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 failed, 2 not understood."""
-    args = list(sys.argv[1:] if args is None else [*args, *sys.argv[1:]])
+    args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     try:
         code = _run([a for a in args if a != "--debug"])
@@ -52,6 +52,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def run_file(file: str) -> NoReturn:
+    """What `python experiments/NAME.py` does: train that experiment with the command line's settings."""
+    main(["train", file, *sys.argv[1:]])
+
+
 def _run(args: list[str]) -> int:
     parser = _parser()
     if not args or args[0] in ("-h", "--help"):
@@ -67,7 +72,9 @@ def _run(args: list[str]) -> int:
         raise InputError(f"there is no command {args[0]!r}; the nearest is {near}\nsee medjax --help", usage=True)
     if args[0] == "train" and len(args) > 1 and not args[1].startswith("-"):
         return _train(args[1], args[2:])
-    known = parser.parse_args(args)
+    known, foreign = parser.parse_known_args(args)
+    if foreign:
+        raise InputError(f"{' '.join(foreign)}: not understood\nsee medjax {args[0]} --help", usage=True)
     command: Callable[[argparse.Namespace], int] = known.command
     return command(known)
 
@@ -114,7 +121,7 @@ def _list(known: argparse.Namespace) -> int:
     for name, file in experiments.all_files().items():
         card = experiments.card(file)
         table.add_row(name, card["job"], card["data"], card["needs"])
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
     return 0
 
 
@@ -128,15 +135,17 @@ def _train(name: str, args: list[str]) -> int:
     file = experiments.find(name)
     rest, out = _take_option(args, "--out")
     module = experiments.load(file)
-    settings = config.parse(module.PRESETS_OF, rest, preset=_default_preset(rest), program=f"medjax train {name}")
+    settings = config.parse(module.PRESETS_OF, rest, preset=_default_preset(rest), program=f"medjax train {file.stem}")
     folder = Path(out) if out else Path("runs") / file.stem / _stamp()
     job = module.build(settings)  # before there is a folder: settings that cannot be leave none behind
     from medjax import run
 
-    path = str(file) if name.endswith(".py") else None
+    # A file of the user's own is found again from any folder; one that came with medjax, by its name.
+    path = None if experiments.is_shipped(file) else str(file.resolve())
     record = run.make_record(file.stem, path, settings, " ".join(["medjax", "train", name, *args]))
     run.create(folder, record)
-    return _finish(job, settings, folder, file.stem)
+    with run.removed_unless_begun(folder):
+        return _finish(job, settings, folder, file.stem)
 
 
 def _resume(known: argparse.Namespace) -> int:
@@ -149,7 +158,7 @@ def _resume(known: argparse.Namespace) -> int:
 
 
 def _finish(job: Any, settings: Any, folder: Path, name: str) -> int:
-    from medjax.train import go_on
+    from medjax.loop import go_on
 
     try:
         done = go_on(job, settings, folder, experiment=name)

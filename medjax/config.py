@@ -36,6 +36,10 @@ class Data:
     sampling: Literal["cases", "groups"] = "cases"
     """Draw training cases evenly, or groups (patients, near-copies) evenly."""
 
+    def __post_init__(self) -> None:
+        if self.split_seed < 0:
+            raise InputError(f"--data.split_seed {self.split_seed}: must be 0 or more", usage=True)
+
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -62,6 +66,27 @@ class Train:
         for name in ("steps", "batch_size", "eval_every", "checkpoint_every", "keep", "max_skipped"):
             if getattr(self, name) < 1:
                 raise InputError(f"--train.{name} {getattr(self, name)}: must be 1 or more", usage=True)
+        if self.seed < 0:
+            raise InputError(f"--train.seed {self.seed}: must be 0 or more", usage=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW with a clipped gradient, a linear warm-up over a tenth of the steps, and a cosine decay."""
+
+    rate: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+
+    def make(self, steps: int) -> Any:
+        """The optax transformation for a training of so many steps."""
+        import optax
+
+        rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.adamw(rate, weight_decay=self.weight_decay))
 
 
 def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, program: str) -> Any:

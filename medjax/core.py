@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -100,20 +101,20 @@ class About(NamedTuple):
       question: one sentence a clinician understands.
       classes: class names in the order of the scores' columns.
       monitor: the validation metric that picks the checkpoint.
-      higher_is_better: its direction.
-      definitions: {metric: text}: threshold, range, aggregation, policy for what is missing.
       data: the data set's name.
       licence: its licence, as far as it is known.
+      higher_is_better: the direction of `monitor`.
+      definitions: {metric: text}: threshold, range, aggregation, policy for what is missing; a task file gives its own.
     """
 
     task: str
     question: str
     classes: tuple[str, ...]
     monitor: str
-    higher_is_better: bool
-    definitions: Mapping[str, str]
     data: str
     licence: str = ""
+    higher_is_better: bool = True
+    definitions: Mapping[str, str] = types.MappingProxyType({})
 
 
 def _no_point(rows: Rows, cases: Cases) -> dict[str, np.ndarray]:

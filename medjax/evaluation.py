@@ -71,7 +71,7 @@ def score_baselines(job: Job, fitted: Mapping[str, Mapping[str, np.ndarray]], ca
 
 def match_on_header(cases: Cases, others: Mapping[str, Rows]) -> Cases:
     """The cases with a `pair` column, where a two-class header baseline is there to match on."""
-    if "header" not in others or others["header"]["score"].shape[1] != 2:
+    if others.get("header", {}).get("score", np.empty((0, 0))).shape[1] != 2:
         return cases
     share = np.clip(others["header"]["score"][:, 1], 1e-3, 1 - 1e-3)
     return cases.extend(pair=metrics.matched_pairs(cases["label"], np.log(share / (1 - share))))
@@ -99,7 +99,7 @@ def measure_all(job: Job, cases: Cases, rows: Mapping[str, Rows]) -> dict[str, d
             for name, r in rows.items():
                 draws[name].append(job.measure({key: x[index] for key, x in r.items()}, part))
     network = next(iter(rows))
-    known = int((label >= 0).sum()) if label.ndim == 1 and label.dtype.kind == "i" else len(cases)
+    known = int((label >= 0).sum() if label.dtype.kind in "iu" else np.isfinite(label).sum())
 
     def with_interval(values: np.ndarray, key: str, value: float, metric: str) -> dict[str, Any]:
         ci = None if reason else metrics.interval(values, value, biased=is_biased(metric))
@@ -214,8 +214,10 @@ def describe_split(cases: Cases, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def count_classes(cases: Cases, classes: tuple[str, ...]) -> dict[str, int]:
-    """{class: cases of it}."""
+    """{class: cases of it}; empty where the label is a number."""
     label = cases["label"]
+    if label.dtype.kind not in "iu":
+        return {}
     return dict(zip(classes, np.bincount(label[label >= 0], minlength=len(classes)).tolist(), strict=False))
 
 

@@ -25,9 +25,15 @@ def all_files() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders():
         for file in sorted(folder.glob("*.py")):
-            if not file.name.startswith("_"):
+            # A model or a helper that lies there too is no experiment.
+            if "PRESETS_OF" in file.read_text(encoding="utf-8"):
                 found.setdefault(file.stem, file)
     return found
+
+
+def is_shipped(file: Path) -> bool:
+    """Whether an experiment came with medjax."""
+    return file.resolve().parent in [f.resolve() for f in folders() if f != Path("experiments")]
 
 
 def find(name: str) -> Path:

@@ -76,6 +76,16 @@ def discard_unbegun(folder: Path) -> None:
             shutil.rmtree(folder)
 
 
+@contextlib.contextmanager
+def removed_unless_begun(folder: Path) -> Iterator[None]:
+    """Around a new run: if it fails before it could begin, its folder goes as well, so that the mended command may use it."""
+    try:
+        yield
+    except Exception:
+        discard_unbegun(folder)
+        raise
+
+
 def make_record(experiment: str, file: str | None, config: Any, command: str) -> dict[str, Any]:
     """What config.json holds: the experiment, its settings, and what made it."""
     return {

@@ -77,7 +77,7 @@ class Family(NamedTuple):
 
 
 def about(monitor, higher=True, classes=("no", "yes")):
-    return About("classification", "Which class?", classes, monitor, higher, {}, "arrays")
+    return About("classification", "Which class?", classes, monitor, "arrays", higher_is_better=higher)
 
 
 def classifier_job(task, source, augment=None):

@@ -110,9 +110,11 @@ def test_list_shows_the_working_folder_first(medjax, tmp_path, monkeypatch):
     assert code == 0
     assert "brain_tumor_mri" in out
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "mine.py").write_text("CARD = {'job': 'find it', 'data': 'my files', 'needs': 'luck'}\n")
-    (tmp_path / "experiments" / "brain_tumor_mri.py").write_text('"""My own version."""\n')
-    (tmp_path / "experiments" / "_helper.py").write_text("")
+    (tmp_path / "experiments" / "mine.py").write_text(
+        "CARD = {'job': 'find it', 'data': 'my files', 'needs': 'luck'}\nPRESETS_OF = {}\n"
+    )
+    (tmp_path / "experiments" / "brain_tumor_mri.py").write_text('"""My own version."""\nPRESETS_OF = {}\n')
+    (tmp_path / "experiments" / "helper.py").write_text("")
     monkeypatch.chdir(tmp_path)
     _, out, _ = medjax("list")
     assert re.search(r"mine +find it +my files +luck", out)

@@ -86,13 +86,13 @@ def test_ways_to_write_a_setting():
 
 
 def test_values_of_each_type():
-    numbers = "--model.blocks 2 3 4 --model.dropout 1e-2 --model.bias True --data.fractions 0.5 0.25 0.25 --train.seed -3"
+    numbers = "--model.blocks 2 3 4 --model.dropout 1e-2 --model.bias True --data.fractions 0.5 0.25 0.25 --train.seed 3"
     words = ["--engine", "pmap", "--data.path", "my data/in = here", "--model.name=a=b", "--data.classes", "no", "yes"]
     config = read(*numbers.split(), *words)
     assert config.model == Model(width=8, blocks=(2, 3, 4), dropout=0.01, bias=True, name="a=b")
     assert config.data == Data(path="my data/in = here", fractions=(0.5, 0.25, 0.25), classes=("no", "yes"))
     assert config.engine == "pmap"
-    assert config.train.seed == -3
+    assert config.train.seed == 3
     assert read("--data.path", "None").data.path is None
     assert read("--model.bias", "False").model.bias is False
     assert read("--data.on_leak", "report").data.on_leak == "report"
@@ -169,7 +169,7 @@ configs = st.builds(
         near_copies=st.sampled_from(["any", "upright", "off"]),
     ),
     model=st.builds(Model, blocks=st.lists(st.integers()).map(tuple), dropout=st.floats(0, 1), bias=st.booleans()),
-    train=st.builds(Train, steps=st.integers(), seed=st.integers()),
+    train=st.builds(Train, steps=st.integers(1), seed=st.integers(0)),
     engine=st.sampled_from(["auto", "jit", "pmap"]),
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from families import FAMILIES, largest_difference, relative_difference
 
-from medjax import train as loop
+from medjax import loop
 from medjax.checkpoint import Checkpoints
 from medjax.core import State, augmented
 from medjax.engine import make_engine

@@ -30,7 +30,8 @@ def test_the_lines_from_python_run(finished, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "first" / "again" / "report.json").is_file()
     assert (tmp_path / "predictions" / "predictions.csv").read_text().splitlines()[1].startswith("scan,,,")
     assert found["rows"]["score"].shape == (1, 2)
-    assert medjax.train
+    # Importing the package's modules must not take the functions' names away.
+    assert all(callable(getattr(medjax, name)) for name in medjax.__all__)
 
 
 def test_links_in_the_readme_point_to_files():

@@ -79,7 +79,10 @@ def class_folders(path: str | Path, *, classes: Sequence[str] = ()) -> dict[str,
         )
     for name in found:
         if names and name not in names:
-            raise InputError(f"{root}: the folder {name!r} is not one of the classes {', '.join(names)}\nrename or remove it")
+            raise InputError(
+                f"{root}: the folder {name!r} is not one of the classes {', '.join(names)}\n"
+                "rename or remove it, or name your own: --data.classes A B"
+            )
     names = names or found
     if len(names) < 2:
         raise InputError(f"{root}: only one class, {names[0]!r}\nclassification needs a folder for each of two or more classes")
@@ -89,9 +92,8 @@ def class_folders(path: str | Path, *, classes: Sequence[str] = ()) -> dict[str,
         for label, name in enumerate(names):
             files = image_files(folder / name) if (folder / name).is_dir() else []
             if not files and split in ("all", "train"):
-                raise InputError(
-                    f"{folder / name}: the class has no images\nadd some ({', '.join(IMAGE_ENDINGS)}) or remove the class"
-                )
+                lack = "the class has no images" if (folder / name).is_dir() else "no such folder, though it is a class"
+                raise InputError(f"{folder / name}: {lack}\nadd images ({', '.join(IMAGE_ENDINGS)}) or remove the class")
             for file in files:
                 key = file.relative_to(root).with_suffix("").as_posix()
                 patient, given = metadata(file, key)

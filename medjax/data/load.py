@@ -38,8 +38,10 @@ def load(job: Job, settings: Any, say: Callable[[str], None]) -> Dataset:
     prepared = prepare(job.sources(), job.preprocess, near=settings.near_copies, say=say)
     cases, classes = with_groups(prepared), job.about.classes
     patient, content, label = cases["patient"], cases["content"], cases["label"]
+    # Each class is split in proportion; a number to be predicted has no classes.
+    strata = label if label.dtype.kind in "iu" else np.zeros(len(label), int)
     index = make_splits(
-        cases["given"], cases["group"], label, fractions=settings.fractions, seed=settings.split_seed, classes=classes
+        cases["given"], cases["group"], strata, fractions=settings.fractions, seed=settings.split_seed, classes=classes
     )
     index, leaks = clear_leaks(index, content=content, patient=patient, on_leak=settings.on_leak)
     if (present := np.unique(label[index["train"]])).size == 1 and classes:

@@ -50,6 +50,8 @@ def _by_epoch(n: int, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
 
 def _by_group(cases: Cases, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
     label, group = cases["label"], cases["group"]
+    if label.dtype.kind not in "iu":
+        label = np.zeros(len(cases), int)
     weight = np.zeros(len(cases))
     for value in np.unique(label):
         mine = label == value

@@ -20,7 +20,7 @@ from medjax.data.prepare import read_cases
 from medjax.engine import Engine, make_engine
 from medjax.errors import InputError
 from medjax.infer import batches, infer
-from medjax.train import use_compilation_cache
+from medjax.loop import use_compilation_cache
 
 
 def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Engine, State]:
@@ -29,6 +29,8 @@ def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Eng
     Raises:
       InputError: the run has no finished checkpoint.
     """
+    if not (folder / "checkpoints").is_dir():
+        raise InputError(f"{folder}: has no checkpoints\ngo on with the run: medjax resume {folder}")
     use_compilation_cache()
     engine = make_engine(job.task, config.engine)
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
@@ -72,11 +74,12 @@ def evaluate(
     engine, state = restore_best(job, config, folder, data.cases[split])
     rows = {split: infer(engine, state, data.cases[split], config.train.batch_size)}
     kept = ("throughput", "parameters", "flops_per_step", "best_step")
+    where = f" --data.path {config.data.path}" if config.data.path else ""
     facts = {
         **{key: trained[key] for key in kept if key in trained},
         "experiment": experiment,
         "seed": config.train.seed,
-        "command": f"medjax evaluate {folder} --data.path {config.data.path} --split {split} --out {out}",
+        "command": f"medjax evaluate {folder}{where} --split {split} --out {out}",
     }
     out.mkdir(parents=True, exist_ok=True)
     with run.locked(out):

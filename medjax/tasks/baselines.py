@@ -46,8 +46,10 @@ def logistic(k: int) -> Baseline:
         train, val = _labelled(train), _labelled(val)
         x = _pixels(train["image"])
         pca = PCA(min(COMPONENTS, len(x) - 1, x.shape[1]), svd_solver="randomized", random_state=0).fit(x)
-        scale = np.maximum(np.sqrt(pca.explained_variance_), 1e-8)
-        project = {"mean": pca.mean_, "components": (pca.components_ / scale[:, None]).T}
+        # Whitening would blow a component of rounding noise up to the size of the others.
+        kept = pca.explained_variance_ > 1e-6 * pca.explained_variance_[0]
+        scale = np.sqrt(pca.explained_variance_[kept])
+        project = {"mean": pca.mean_, "components": (pca.components_[kept] / scale[:, None]).T}
 
         def candidate(c: float) -> dict[str, np.ndarray]:
             model = LogisticRegression(C=c, max_iter=2000).fit((x - project["mean"]) @ project["components"], train["label"])

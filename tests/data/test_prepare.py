@@ -14,9 +14,10 @@ from PIL import Image
 from medjax.config import Data
 from medjax.core import About, Job
 from medjax.data import prepare as module
+from medjax.data.digests import code_digest, digest
 from medjax.data.folders import class_folders
 from medjax.data.load import load, load_one
-from medjax.data.prepare import code_digest, digest, prepare, read_cases
+from medjax.data.prepare import prepare, read_cases
 from medjax.errors import InputError
 
 

@@ -35,8 +35,6 @@ def build(config: Config) -> Job:
             question="Are there stripes in the noise?",
             classes=("plain", "striped"),
             monitor="auroc",
-            higher_is_better=True,
-            definitions={},
             data="ripples",
         ),
         sources=lambda: {"all": Ripples(patients=60)},  # or "train", "val" and "test", where the data comes split

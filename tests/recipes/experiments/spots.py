@@ -47,8 +47,6 @@ def build(config: Config) -> Job:
             question="Is there a bright spot?",
             classes=classes,
             monitor="auroc",
-            higher_is_better=True,
-            definitions={},
             data=str(config.data.path),
         ),
         sources=lambda: class_folders(config.data.path or "data", classes=classes),

@@ -74,7 +74,8 @@ def train(
     """
     folder = Path(out)
     run.create(folder, run.make_record(experiment, None, config, f"medjax.train(job, config, {str(out)!r})"))
-    return go_on(job, config, folder, experiment=experiment, quiet=quiet, devices=devices)
+    with run.removed_unless_begun(folder):
+        return go_on(job, config, folder, experiment=experiment, quiet=quiet, devices=devices)
 
 
 def go_on(
@@ -88,14 +89,6 @@ def go_on(
 ) -> Trained:
     """Begin the run in `folder`, or resume it from its last finished checkpoint, and finish it. See `train`."""
     folder = Path(folder)
-    try:
-        return _go_on(job, config, folder, experiment, quiet, devices)
-    except Exception:
-        run.discard_unbegun(folder)
-        raise
-
-
-def _go_on(job: Job, config: Any, folder: Path, experiment: str, quiet: bool, devices: Sequence[jax.Device] | None) -> Trained:
     with run.locked(folder):
         began = time.perf_counter()
         use_compilation_cache()
