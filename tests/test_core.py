@@ -111,3 +111,24 @@ def test_engine_and_batch_size_are_checked():
     with pytest.raises(InputError, match=r"30 cannot be shared by 8 devices.*32"):
         check_batch_size(30, 8)
     check_batch_size(32, 8)
+
+
+def test_views_are_averaged_the_same_on_every_engine():
+    import optax
+    from families import FAMILIES, batch_of
+
+    from medjax.models.resnet import ResNet
+    from medjax.tasks.classification import classification, mirrored
+
+    model, batch = ResNet(2, width=4, blocks=(1,)), batch_of(FAMILIES["cnn"]())
+    plain, averaged = (classification(model, optax.sgd(0.1), views=v) for v in (None, mirrored))
+    state = plain.init(jax.random.key(0), batch)
+    left = plain.predict(state, batch)["score"]
+    right = plain.predict(state, {**batch, "image": batch["image"][:, :, ::-1]})["score"]
+    assert np.abs(left - right).max() > 1e-3
+    for kind, n in (("jit", 1), ("jit", 8), ("pmap", 8)):
+        engine = make_engine(averaged, kind, jax.devices()[:n])
+        rows = engine.gather(engine.evaluate(engine.init(jax.random.key(0), engine.put(batch)), engine.put(batch)))
+        np.testing.assert_allclose(rows["score"], (left + right) / 2, atol=1e-6)
+        # The loss is the plain picture's: views belong to prediction.
+        np.testing.assert_allclose(rows["loss"], -np.log(left[np.arange(16), batch["label"]]), atol=1e-5)

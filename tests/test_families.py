@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from families import FAMILIES, largest_difference, relative_difference
+from families import FAMILIES, batch_of, largest_difference, relative_difference
 
 from medjax import loop
 from medjax.checkpoint import Checkpoints
@@ -64,16 +64,10 @@ def test_every_function_compiles_once(trained):
 
 def test_training_moves_every_parameter(trained):
     family, done = trained
-    first = family.job.task.init(jax.random.key(0), _batch(family))
+    first = family.job.task.init(jax.random.key(0), batch_of(family))
     last = last_state(family, done["jit", 1], 1)
     still = jax.tree.map(lambda a, b: bool((a == b).all()), first.params, last.params)
     assert not any(jax.tree.leaves(still))
-
-
-def _batch(family, n=16):
-    source = family.job.sources()["all"]
-    columns = {name: column[:n] for name, column in source.columns.items() if name != "id"}
-    return {**columns, "mask": np.ones(n, bool)}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -114,7 +108,7 @@ def test_gradients_on_eight_devices_are_those_of_one(name):
     """One SGD step from the same state: an N-fold gradient, the classic error, would show at once."""
     family = FAMILIES[name]()
     task = augmented(family.job.task, family.job.augment)
-    batch = _batch(family)
+    batch = batch_of(family)
     after = {}
     for engine, n in ENGINES:
         e = make_engine(task, engine, jax.devices()[:n])
@@ -136,7 +130,7 @@ def test_gradients_on_eight_devices_are_those_of_one(name):
 def test_updates_that_are_not_finite_are_skipped_and_counted(engine, devices):
     family = FAMILIES["lstm"]()
     e = make_engine(family.job.task, engine, jax.devices()[:devices])
-    good = _batch(family)
+    good = batch_of(family)
     bad = {**good, "signal": np.where(np.arange(16)[:, None, None] == 9, np.nan, good["signal"])}
     state = e.init(jax.random.key(0), e.put(good))
     before = jax.device_get((state.params, state.extra, state.opt))
@@ -167,7 +161,7 @@ def test_padding_does_not_change_what_is_learned_or_measured():
     """A masked row is no row, whatever it holds."""
     family = FAMILIES["lstm"]()
     e = make_engine(family.job.task, "jit", jax.devices()[:1])
-    batch = _batch(family, 16)
+    batch = batch_of(family, 16)
     mask = np.arange(16) < 11
     junk = {**batch, "mask": mask, "label": np.where(mask, batch["label"], 1 - batch["label"])}
     state = e.init(jax.random.key(0), e.put(batch))

@@ -34,12 +34,18 @@ def standardise(image: jax.Array) -> jax.Array:
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + 1e-6)
 
 
+def mirrored(image: jax.Array) -> jax.Array:
+    """Images [n, H, W, C] and their left-right mirror images, [n, 2, H, W, C]."""
+    return jnp.stack([image, image[:, :, ::-1]], axis=1)
+
+
 def classification(
     model: nn.Module,
     tx: optax.GradientTransformation,
     *,
     inputs: Callable[[Batch], Any] = lambda batch: standardise(batch["image"]),
     smoothing: float = 0.0,
+    views: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Task:
     """One class out of several, by softmax and cross-entropy.
 
@@ -48,6 +54,7 @@ def classification(
       tx: optimizer.
       inputs: batch -> x.
       smoothing: label smoothing e: the target is (1 - e) * one-hot + e / K (Szegedy et al., CVPR 2016, section 7).
+      views: views of x whose probabilities are averaged at evaluation and prediction, such as `mirrored`.
 
     Returns:
       Task over batches with an int `label` [n], -1 where it is missing; rows and outputs are `score` [n, K], probabilities.
@@ -62,7 +69,7 @@ def classification(
     def outputs(logits: jax.Array) -> dict[str, jax.Array]:
         return {"score": jax.nn.softmax(logits.astype(jnp.float32))}
 
-    return supervised(model, tx, inputs=inputs, loss=loss, outputs=outputs)
+    return supervised(model, tx, inputs=inputs, loss=loss, outputs=outputs, views=views)
 
 
 def preprocess_image(example: dict, *, size: int, crop: Callable[[np.ndarray], tuple] | None = None) -> dict:

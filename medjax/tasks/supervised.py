@@ -48,6 +48,7 @@ def supervised(
     inputs: Callable[[Batch], Any],
     loss: Callable[[Any, Batch], tuple[jax.Array, jax.Array]],
     outputs: Callable[[Any], dict[str, jax.Array]],
+    views: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Task:
     """A Task from a model, an optimizer and a per-example loss.
 
@@ -57,6 +58,7 @@ def supervised(
       inputs: batch -> x, what the model takes; used alike in training, evaluation and deployment.
       loss: (y, batch) -> (values [n], weight [n]): per-example loss and its weight, 0 where the label is missing.
       outputs: y -> {name: array [n, ...]}, what `predict` gives and `evaluate` passes on.
+      views: x [n, ...] -> [n, v, ...], views of each example, itself the first, that `predict` averages the outputs over.
 
     Returns:
       Task whose objective is sum(weight * mask * values) / sum(weight * mask) over the global batch.
@@ -92,15 +94,25 @@ def supervised(
         )
         return new, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
-    def forward(state: State, batch: Batch) -> Any:
-        return model.apply({"params": state.params, **state.extra}, inputs(batch), train=False)
+    def forward(state: State, batch: Batch) -> tuple[Any, dict[str, jax.Array]]:
+        """What the model says of the examples as they are, and the outputs averaged over their views."""
+        x, variables = inputs(batch), {"params": state.params, **state.extra}
+        if views is None:
+            y = model.apply(variables, x, train=False)
+            return y, outputs(y)
+        # An example's views stay beside each other, so that a batch spread over devices stays where it is.
+        many = views(x)
+        n, v = many.shape[:2]
+        y = model.apply(variables, many.reshape(n * v, *many.shape[2:]), train=False)
+        y, seen = jax.tree.map(lambda a: a.reshape(n, v, *a.shape[1:]), (y, outputs(y)))
+        return jax.tree.map(lambda a: a[:, 0], y), jax.tree.map(lambda a: a.mean(1), seen)
 
     def evaluate(state: State, batch: Batch, axis: str | None = None) -> dict[str, jax.Array]:
-        y = forward(state, batch)
+        y, seen = forward(state, batch)
         values, weight = weighted(y, batch)
-        return {**outputs(y), "loss": jnp.where(weight > 0, values, jnp.nan)}
+        return {**seen, "loss": jnp.where(weight > 0, values, jnp.nan)}
 
     def predict(state: State, batch: Batch) -> dict[str, jax.Array]:
-        return outputs(forward(state, batch))
+        return forward(state, batch)[1]
 
     return Task(init, update, evaluate, predict)
