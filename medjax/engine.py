@@ -23,7 +23,9 @@ KINDS = ("auto", "jit", "pmap")
 
 
 class Compiled:
-    """A function compiled ahead of time, once for each declared batch shape; another state shape is an error, not a recompile.
+    """A function compiled ahead of time, once for each declared batch shape.
+
+    `compile` declares a shape, and so does the first call; any other shape is an error, never a silent recompile.
 
     Attributes:
       count: shapes compiled so far.
@@ -38,7 +40,7 @@ class Compiled:
 
     def compile(self, state: State, batch: Batch) -> Callable:
         """The executable for these shapes, compiled if it is not yet. Nothing is run."""
-        key = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
+        key = _shapes(batch)
         if key not in self._ready:
             start = time.perf_counter()
             if hasattr(self.function, "trace"):
@@ -53,8 +55,19 @@ class Compiled:
         return self._ready[key]
 
     def __call__(self, state: State, batch: Batch) -> Any:
-        """Run it."""
-        return self.compile(state, batch)(state, batch)
+        """Run it.
+
+        Raises:
+          ValueError: a batch of a shape that was not declared.
+        """
+        ready = self._ready.get(_shapes(batch)) if self._ready else self.compile(state, batch)
+        if ready is None:
+            raise ValueError(f"a batch of undeclared shapes {_shapes(batch)}; declared are {list(self._ready)}")
+        return ready(state, batch)
+
+
+def _shapes(batch: Batch) -> tuple:
+    return tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
 
 
 class Engine(NamedTuple):

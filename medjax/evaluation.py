@@ -12,13 +12,13 @@ import numpy as np
 from medjax import metrics
 from medjax.core import Cases, Job, Rows
 from medjax.data.files import write_bytes, write_json, write_text
-from medjax.data.load import Dataset
+from medjax.data.load import NOT_POSSIBLE, Dataset
 from medjax.errors import InputError
 from medjax.metrics.bootstrap import MIN_CLUSTERS, is_biased
 
 RESAMPLES = 1000
 SHORTCUT = 0.7  # AUROC of the header baseline from which it is called a shortcut
-BASELINES = "baselines.npz"
+BASELINES, SEEN = "baselines.npz", "seen.txt"
 
 
 def fit_baselines(job: Job, train: Cases, val: Cases) -> dict[str, dict[str, np.ndarray]]:
@@ -29,6 +29,16 @@ def fit_baselines(job: Job, train: Cases, val: Cases) -> dict[str, dict[str, np.
         point = job.calibrate(baseline.predict(arrays, val), val)
         fitted[name] = {**arrays, **{f"point/{key}": value for key, value in point.items()}}
     return fitted
+
+
+def save_seen(folder: Path, *cases: Cases) -> None:
+    """Remember the content of the cases that the run has learned from, by digest."""
+    write_text(folder / SEEN, "".join(f"{digest}\n" for part in cases for digest in part["content"]))
+
+
+def load_seen(folder: Path) -> list[str]:
+    """Digests that `save_seen` wrote."""
+    return (folder / SEEN).read_text().split()
 
 
 def save_baselines(folder: Path, fitted: Mapping[str, Mapping[str, np.ndarray]], point: Mapping[str, np.ndarray]) -> None:
@@ -51,7 +61,7 @@ def load_baselines(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict
     """
     path = folder / BASELINES
     if not path.is_file():
-        raise InputError(f"{folder}: the run is not finished, it has no {BASELINES}\ngo on with it: medjax resume {folder}")
+        raise InputError(f"{folder}: the run is not finished\ngo on with it: medjax resume {folder}")
     fitted: dict[str, dict[str, np.ndarray]] = {}
     with np.load(path, allow_pickle=False) as flat:
         for key in flat.files:
@@ -153,16 +163,20 @@ def assess(
     Returns:
       The content of report.json.
     """
-    measured, comparisons, undefined = {}, {}, {}
+    measured, comparisons = {}, {}
+    undefined: dict[str, Any] = {}
     for split, raw in rows.items():
         network = job.decide(point, raw)
         others = score_baselines(job, fitted, data.cases[split])
         cases = match_on_header(data.cases[split], others)
         found = measure_all(job, cases, {"network": network, **others})
         measured[split] = found["metrics"].pop("network")
-        baselines, comparisons, undefined = found["metrics"], found["comparisons"], found["undefined"]
+        baselines, comparisons = found["metrics"], found["comparisons"]
+        undefined |= {f"{name} ({split})": reason for name, reason in found["undefined"].items()}
         write_predictions(job, folder / "predictions", split, network, cases)
     shortcut, warnings = audit_shortcut(baselines, split)
+    if data.audit.get("near_copies", {}).get("search") == NOT_POSSIBLE:
+        warnings.append(f"Near-copies of images: {NOT_POSSIBLE}. The splits may share pictures that only look different.")
     about = job.about
     audit = {**data.audit, "shortcut": shortcut, "undefined": undefined}
     audit["prevalence"] = {s: count_classes(c, about.classes) for s, c in data.cases.items()}
@@ -189,7 +203,7 @@ def assess(
         "point": {name: np.asarray(value).tolist() for name, value in point.items()},
         **{key: value for key, value in facts.items() if key != "seed"},
     }
-    values = {split: {name: entry["value"] for name, entry in found.items()} for split, found in measured.items()}
+    values = {split: {name: entry["value"] for name, entry in entries.items()} for split, entries in measured.items()}
     report["seeds"] = [{"seed": facts.get("seed"), "fold": None, "metrics": values}]
     from medjax.report import figures
     from medjax.report.html import write_html
@@ -222,10 +236,11 @@ def count_classes(cases: Cases, classes: tuple[str, ...]) -> dict[str, int]:
 
 
 def ci_unit(cases: Cases) -> str:
-    """What the bootstrap draws: patients where they are known, else groups of near-copies, else single cases."""
-    if (cases["patient"] != "").any():
+    """What the bootstrap draws: patients where each is known and groups are no larger, else groups, else single cases."""
+    patient, groups = cases["patient"], len(np.unique(cases["group"]))
+    if (patient != "").all() and len(np.unique(patient)) == groups:
         return "patient"
-    return "group" if len(np.unique(cases["group"])) < len(cases) else "case"
+    return "group" if groups < len(cases) else "case"
 
 
 def audit_shortcut(baselines: Mapping[str, Mapping[str, Mapping[str, Any]]], split: str) -> tuple[Any, list[str]]:
@@ -234,8 +249,8 @@ def audit_shortcut(baselines: Mapping[str, Mapping[str, Mapping[str, Any]]], spl
     if auroc < SHORTCUT:
         return None, []
     text = (
-        f"Shortcut: size, aspect and format alone, without the image's content, reach an AUROC of {auroc:.2f} on {split}. "
-        "Part of any network's score here may come from how the files were made, not from disease; "
+        f"Shortcut: the files' size, aspect and depth alone, without the image's content, reach an AUROC of {auroc:.2f} "
+        f"on {split}. Part of any network's score here may come from how the files were made, not from disease; "
         "see AUROC on header-matched pairs, which takes that away."
     )
     return {"auroc": auroc, "text": text}, [text]

@@ -8,22 +8,22 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from medjax.errors import InputError
 
 
-def folders() -> list[Path]:
-    """Where experiments are looked for, in order."""
+def shipped_folders() -> list[Path]:
+    """Where the experiments that came with medjax lie: inside an installed wheel, or beside the package in a checkout."""
     package = Path(__file__).parent
-    return [
-        f for f in (Path("experiments"), package / "_shipped" / "experiments", package.parent / "experiments") if f.is_dir()
-    ]
+    return [f for f in (package / "_shipped" / "experiments", package.parent / "experiments") if f.is_dir()]
 
 
-def all_files() -> dict[str, Path]:
-    """{name: file} of every experiment; the first folder that has a name wins."""
+def all_files(*, shipped: bool = False) -> dict[str, Path]:
+    """{name: file} of every experiment, ./experiments before the shipped ones, or the shipped ones alone."""
     found: dict[str, Path] = {}
-    for folder in folders():
+    own = [] if shipped else [Path("experiments")]
+    for folder in own + shipped_folders():
         for file in sorted(folder.glob("*.py")):
             # A model or a helper that lies there too is no experiment.
             if "PRESETS_OF" in file.read_text(encoding="utf-8"):
@@ -33,11 +33,11 @@ def all_files() -> dict[str, Path]:
 
 def is_shipped(file: Path) -> bool:
     """Whether an experiment came with medjax."""
-    return file.resolve().parent in [f.resolve() for f in folders() if f != Path("experiments")]
+    return file.resolve().parent in [f.resolve() for f in shipped_folders()]
 
 
-def find(name: str) -> Path:
-    """The file of an experiment, given by name or by path.
+def find(name: str, *, shipped: bool = False) -> Path:
+    """The file of an experiment, given by name or by path; `shipped` leaves ./experiments out.
 
     Raises:
       InputError (usage): there is none; the nearest name is given.
@@ -46,7 +46,7 @@ def find(name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise InputError(f"{name}: no such experiment file", usage=True)
-    files = all_files()
+    files = all_files(shipped=shipped)
     if name in files:
         return files[name]
     near = difflib.get_close_matches(name, files, n=1, cutoff=0.0)
@@ -68,7 +68,7 @@ def load(file: Path) -> ModuleType:
     # A model or a data set that lies beside the folder of experiments is found by import, as `python -m` finds it.
     beside = str(file.resolve().parent.parent)
     if beside not in sys.path:
-        sys.path.insert(0, beside)
+        sys.path.append(beside)
     sys.modules[name] = module  # dataclasses look their module up while it is being made
     spec.loader.exec_module(module)
     for needed in ("PRESETS_OF", "build"):
@@ -77,6 +77,13 @@ def load(file: Path) -> ModuleType:
                 f"{file}: has no {needed}\nan experiment defines PRESETS_OF = {{'fast': Config(), ...}} and build(config)"
             )
     return module
+
+
+def origin(config: Any) -> tuple[str, Path | None]:
+    """(name, file) of the experiment whose settings these are, or ("custom", None)."""
+    module = sys.modules.get(type(config).__module__)
+    file = getattr(module, "__file__", None)
+    return (Path(file).stem, Path(file)) if file and hasattr(module, "PRESETS_OF") else ("custom", None)
 
 
 def load_by_name(name: str) -> ModuleType:

@@ -15,8 +15,9 @@ def batches(cases: Cases, batch_size: int) -> Iterator[tuple[dict[str, np.ndarra
     """All cases in order, in batches of one fixed shape.
 
     Yields:
-      (batch, n): {name: array [batch_size, ...]} with a bool `mask`, of which the first n are cases. The last batch is
-      filled up by repeating its first case under a false mask, so that padding holds ordinary values.
+      (batch, n): {name: array [batch_size, ...]} with a bool `mask` and an int32 `index`, the case's place among all; the first
+      n are cases. The last batch is filled up by repeating its first case under a false mask, so that padding holds ordinary
+      values.
     """
     names = cases.numeric()
     for start in range(0, len(cases), batch_size):
@@ -24,7 +25,7 @@ def batches(cases: Cases, batch_size: int) -> Iterator[tuple[dict[str, np.ndarra
         rows = np.full(batch_size, start)
         rows[:n] = np.arange(start, start + n)
         part = cases.take(rows)
-        yield {**{name: part[name] for name in names}, "mask": np.arange(batch_size) < n}, n
+        yield {**{name: part[name] for name in names}, "mask": np.arange(batch_size) < n, "index": rows.astype(np.int32)}, n
 
 
 def infer(engine: Engine, state: State, cases: Cases, batch_size: int) -> Rows:

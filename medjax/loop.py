@@ -23,8 +23,11 @@ from medjax.data.load import Dataset, load
 from medjax.data.pipeline import Prefetch, pipeline
 from medjax.engine import Engine, check_batch_size, make_engine
 from medjax.errors import InputError
+from medjax.experiments import origin
 from medjax.flops import count_parameters, human
 from medjax.infer import batches, infer
+
+CUSTOM = "custom"  # an experiment that no file defines
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,7 +57,6 @@ def train(
     config: Any,
     out: str | Path,
     *,
-    experiment: str = "custom",
     quiet: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> Trained:
@@ -64,7 +66,6 @@ def train(
       job: what `build(config)` returned.
       config: a frozen dataclass with fields `data`, `train`, `engine` as in `medjax.config`.
       out: the run folder; it must not hold anything yet.
-      experiment: the name that report.json gives.
       quiet: print nothing.
       devices: of this process to use, all by default.
 
@@ -73,7 +74,8 @@ def train(
       Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
     """
     folder = Path(out)
-    run.create(folder, run.make_record(experiment, None, config, f"medjax.train(job, config, {str(out)!r})"))
+    experiment, file = origin(config)
+    run.create(folder, run.make_record(experiment, file, config, f"medjax.train(job, config, {str(out)!r})"))
     with run.removed_unless_begun(folder):
         return go_on(job, config, folder, experiment=experiment, quiet=quiet, devices=devices)
 
@@ -83,7 +85,7 @@ def go_on(
     config: Any,
     folder: str | Path,
     *,
-    experiment: str = "custom",
+    experiment: str = CUSTOM,
     quiet: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> Trained:
@@ -94,11 +96,17 @@ def go_on(
         use_compilation_cache()
         tell = (lambda text: None) if quiet else say
         data = load(job, config.data, tell)
+        _check_same_split(folder, data)
         engine = make_engine(augmented(job.task, job.augment), config.engine, devices)
         check_batch_size(config.train.batch_size, engine.devices)
         checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
         try:
-            state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, quiet)
+            whole = checkpoints.latest() is None
+            try:
+                state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, quiet)
+            except Interrupted as stop:
+                how = f"medjax resume {folder}" if experiment != CUSTOM else f"medjax.resume(job, config, {str(folder)!r})"
+                raise Interrupted(f"{stop}, saved; go on with: {how}") from None
             best = progress.best_step or progress.step
             if best != progress.step:
                 state, _ = checkpoints.restore(best, abstract_state(engine, config, data))
@@ -109,14 +117,25 @@ def go_on(
         fitted = evaluation.fit_baselines(job, data.cases["train"], data.cases["val"])
         point = job.calibrate(rows["val"], data.cases["val"])
         evaluation.save_baselines(folder, fitted, point)
+        evaluation.save_seen(folder, data.cases["train"], data.cases["val"])
         facts |= {
             "experiment": experiment,
             "command": run.read_record(folder)["command"],
             "seed": config.train.seed,
-            "duration_s": round(time.perf_counter() - began, 1),
         }
+        if whole:  # of a resumed run, nobody knows
+            facts["duration_s"] = round(time.perf_counter() - began, 1)
         report = evaluation.assess(job, data, rows, point, fitted, folder, facts)
         return Trained(folder, state, progress, engine, report)
+
+
+def _check_same_split(folder: Path, data: Dataset) -> None:
+    """A resumed run must train and test on the sides it began with."""
+    if run.read_environment(folder).get("split_fingerprint", mine := data.split_fingerprint()) != mine:
+        raise InputError(
+            f"{folder}: the data, or how it is split, is not what the run began with\n"
+            "restore it, or train anew with another --out"
+        )
 
 
 def use_compilation_cache() -> None:
@@ -144,7 +163,8 @@ def _fit(
 ) -> tuple[State, Progress, dict[str, Any]]:
     """The loop. Returns the last State, the Progress, and the facts that report.json tells of the training."""
     settings = config.train
-    example, key = _example(engine, config, data), jax.random.key(settings.seed)
+    make = pipeline(data.cases["train"], settings.batch_size, seed=settings.seed, sampling=config.data.sampling)
+    example, key = engine.put(make(0)), jax.random.key(settings.seed)
     latest = checkpoints.latest()
     if latest is None:
         state, progress = engine.init(key, example), Progress()
@@ -153,14 +173,14 @@ def _fit(
 
     # Compile before the clock starts; from here on another shape would be an error, not a recompile.
     engine.update.compile(state, example)
-    engine.evaluate.compile(state, example)
+    engine.evaluate.compile(state, _example(engine, config, data))
     compile_s = engine.update.seconds + engine.evaluate.seconds
     parameters, flops = count_parameters(state.params), engine.update.flops
-    run.write_environment(folder, engine=engine.kind, precision="float32", data_fingerprint=data.fingerprint)
+    prints = {"data_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint()}
+    run.write_environment(folder, engine=engine.kind, precision="float32", **prints)
     log = run.MetricsLog(folder)
     log.rewind(progress.step)
 
-    make = pipeline(data.cases["train"], settings.batch_size, seed=settings.seed, sampling=config.data.sampling)
     feed = Prefetch(make, engine.put, progress.step, settings.steps)
     with Bar(settings.steps, progress.step, quiet=quiet) as bar, stop_requests() as asked, feed:
         bar.line(
@@ -197,7 +217,7 @@ def _fit(
             checkpoints.save(state, progress)
             if asked.is_set() and step < settings.steps:
                 checkpoints.wait()
-                raise Interrupted(f"stopped at step {step}, saved; go on with: medjax resume {folder}")
+                raise Interrupted(f"stopped at step {step}")
             tick = time.perf_counter()  # evaluating and saving are not training
     checkpoints.wait()
     facts = {

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medjax import experiments
 from medjax.data.files import write_json, write_text
 from medjax.errors import InputError
 
@@ -86,16 +87,30 @@ def removed_unless_begun(folder: Path) -> Iterator[None]:
         raise
 
 
-def make_record(experiment: str, file: str | None, config: Any, command: str) -> dict[str, Any]:
-    """What config.json holds: the experiment, its settings, and what made it."""
+def make_record(experiment: str, file: Path | None, config: Any, command: str) -> dict[str, Any]:
+    """What config.json holds: the experiment, its settings, and what made it.
+
+    A file of the user's own is kept by its whole path, to be found again from any folder; one that came with medjax by name.
+    """
     return {
         "experiment": experiment,
-        "file": file,
-        "file_sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None,
+        "file": None if file is None or experiments.is_shipped(file) else str(file.resolve()),
+        "file_sha256": file_digest(file) if file else None,
         "command": command,
         "medjax": version(),
         "config": dataclasses.asdict(config),
     }
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of an experiment's file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """environment.json of a run; empty where it has not come so far."""
+    path = folder / "environment.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_the_record_says_what_made_the_run(tmp_path):
 
     file = tmp_path / "toy.py"
     file.write_bytes(b"abc")
-    record = run.make_record("toy", str(file), Config(), "medjax train toy.py")
+    record = run.make_record("toy", file, Config(), "medjax train toy.py")
     assert record["file_sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
     assert record["config"]["train"]["steps"] == 3
     assert record["config"]["data"]["path"] == "here"

@@ -98,6 +98,9 @@ def class_folders(path: str | Path, *, classes: Sequence[str] = ()) -> dict[str,
                 key = file.relative_to(root).with_suffix("").as_posix()
                 patient, given = metadata(file, key)
                 sources.setdefault(given if given and split == "all" else split, []).append((file, key, label, patient))
+    for split, folder in folders.items():
+        if split != "all" and not sources.get(split):
+            raise InputError(f"{folder}: holds no images\nadd some ({', '.join(IMAGE_ENDINGS)}) or remove the folder")
     _unique([item for items in sources.values() for item in items])
     return {split: ImageSource(items) for split, items in sources.items()}
 

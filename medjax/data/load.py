@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from medjax.data.prepare import Prepared, prepare
 from medjax.data.split import clear_leaks, group_cases, make_splits
 from medjax.errors import InputError
 
+NOT_POSSIBLE = "not searched, since the images are under 64 pixels or more than 20,000"
 SEARCHED = {"any": "in any orientation", "upright": "upright only", "off": "not searched"}
 
 
@@ -21,6 +23,13 @@ class Dataset(NamedTuple):
     cases: dict[str, Cases]
     fingerprint: str
     audit: dict[str, Any]
+
+    def split_fingerprint(self) -> str:
+        """SHA-256 over which case stands where: the same only if a resumed run trains and tests on the same sides."""
+        h = hashlib.sha256()
+        for split, cases in sorted(self.cases.items()):
+            h.update("\n".join([split, *sorted(map("|".join, zip(cases["id"], cases["content"], strict=True)))]).encode())
+        return h.hexdigest()
 
 
 def load(job: Job, settings: Any, say: Callable[[str], None]) -> Dataset:
@@ -38,19 +47,24 @@ def load(job: Job, settings: Any, say: Callable[[str], None]) -> Dataset:
     prepared = prepare(job.sources(), job.preprocess, near=settings.near_copies, say=say)
     cases, classes = with_groups(prepared), job.about.classes
     patient, content, label = cases["patient"], cases["content"], cases["label"]
+    _check_labels(cases, classes)
     # Each class is split in proportion; a number to be predicted has no classes.
     strata = label if label.dtype.kind in "iu" else np.zeros(len(label), int)
     index = make_splits(
         cases["given"], cases["group"], strata, fractions=settings.fractions, seed=settings.split_seed, classes=classes
     )
     index, leaks = clear_leaks(index, content=content, patient=patient, on_leak=settings.on_leak)
-    if (present := np.unique(label[index["train"]])).size == 1 and classes:
-        raise InputError(f"the training split holds only the class {classes[present[0]]!r}\nadd cases of the others")
     for split, rows in index.items():
         if not len(rows):
             raise InputError(
                 f"the {split} split is empty: all of it stands in a later split too\ngive the splits cases of their own"
             )
+    if classes:
+        present = np.unique(label[index["train"]])
+        present = present[present >= 0]
+        if present.size < 2:
+            only = f"only the class {classes[present[0]]!r}" if present.size else "no labelled case"
+            raise InputError(f"the training split holds {only}\nadd cases of the others")
     audit = _audit(prepared, cases, settings, leaks)
     return Dataset({split: cases.take(rows) for split, rows in index.items()}, prepared.fingerprint, audit)
 
@@ -68,6 +82,17 @@ def load_one(job: Job, settings: Any, split: str, say: Callable[[str], None]) ->
     return Dataset({split: cases}, prepared.fingerprint, audit)
 
 
+def _check_labels(cases: Cases, classes: Sequence[str]) -> None:
+    label = cases["label"]
+    if classes and label.dtype.kind in "iu" and label.ndim == 1:
+        outside = np.flatnonzero((label < -1) | (label >= len(classes)))
+        if len(outside):
+            raise InputError(
+                f"{cases['id'][outside[0]]}: the label {label[outside[0]]} is outside 0 to {len(classes) - 1} "
+                f"({', '.join(classes)})\nmend it, or give -1 where it is missing ({len(outside)} such)"
+            )
+
+
 def _audit(prepared: Prepared, cases: Cases, settings: Any, leaks: dict[str, Any]) -> dict[str, Any]:
     _, copies = np.unique(cases["near"], return_counts=True)
     return {
@@ -76,7 +101,7 @@ def _audit(prepared: Prepared, cases: Cases, settings: Any, leaks: dict[str, Any
             "groups": int((copies > 1).sum()),
             "files": int(copies[copies > 1].sum()),
             "largest": int(copies.max()),
-            "search": SEARCHED[settings.near_copies if prepared.searched else "off"],
+            "search": _search(prepared, settings.near_copies),
         },
         "notes": _notes(cases["content"], cases["label"], cases["near"]),
     }
@@ -86,6 +111,12 @@ def with_groups(prepared: Prepared) -> Cases:
     """The prepared cases with `group`, what must stay on one side of a split."""
     columns = prepared.cases.columns
     return Cases({**columns, "group": group_cases(columns["patient"], columns["content"], columns["near"])})
+
+
+def _search(prepared: Prepared, wanted: str) -> str:
+    if wanted == "off" or prepared.searched:
+        return SEARCHED[wanted]
+    return NOT_POSSIBLE if "image" in prepared.cases else "not searched: these are no images"
 
 
 def _notes(content: np.ndarray, label: np.ndarray, near: np.ndarray) -> list[str]:

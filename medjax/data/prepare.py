@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -15,7 +16,7 @@ import numpy as np
 
 from medjax.core import Cases
 from medjax.data.digests import code_digest, digest
-from medjax.data.duplicates import LARGEST_SET, SMALLEST, describe, near_copies
+from medjax.data.duplicates import LARGEST_SET, SIDE, SMALLEST, describe, near_copies
 from medjax.data.files import cache_dir, publish, staging, write_json
 from medjax.errors import InputError
 
@@ -63,7 +64,8 @@ def prepare(
       InputError: an unreadable file, a non-finite value, cases of different shapes, kinds or fields.
     """
     versions = [importlib.metadata.version(name) for name in DECODERS]
-    key = hashlib.sha256(f"{VERSION}|{versions}|{near}|{code_digest(preprocess)}".encode())
+    code = (preprocess, describe, near_copies, digest, *(type(source) for _, source in sorted(sources.items())))
+    key = hashlib.sha256(f"{VERSION}|{versions}|{near}|{code_digest(code)}".encode())
     for split, source in sorted(sources.items()):
         for line in source.identity() if hasattr(source, "identity") else _content_lines(source):
             key.update(f"{split}|{line}\n".encode())
@@ -88,9 +90,10 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
 
     def make(item: tuple[str, Any, int]) -> dict[str, Any]:
         split, source, i = item
-        made = _case(source[i], preprocess)
-        if "image" in made and near != "off" and min(made["image"].shape[:2]) >= SMALLEST:
-            made["_descriptor"] = describe(made["image"])
+        raw = source[i]
+        made = _case(raw, preprocess)
+        if near != "off" and "image" in made and np.ndim(made["image"]) in (2, 3) and np.ndim(raw.get("image")) in (2, 3):
+            made["_descriptor"] = _describe(raw["image"], made["image"])
         return {**made, "given": split}
 
     columns: dict[str, Any] = {}
@@ -105,13 +108,14 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
                 if row == 0 and value.ndim > 1:
                     path = work / f"{name}.npy"
                     large[name] = np.lib.format.open_memmap(path, "w+", value.dtype, (len(todo), *value.shape))
+                    _reserve(path)
                 if name in large:
                     large[name][row] = value
                 else:
                     columns.setdefault(name, []).append(value)
     columns = {name: np.stack(values) for name, values in columns.items()}
     descriptors = columns.pop("_descriptor", None)
-    searched = descriptors is not None and len(descriptors) <= LARGEST_SET
+    searched = descriptors is not None and descriptors.any() and len(descriptors) <= LARGEST_SET
     if searched:
         say("looking for near-copies")
         columns["near"] = near_copies(descriptors, turned=near == "any")
@@ -128,7 +132,7 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
     fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     names = sorted([*large, *columns])
     write_json(
-        work / "meta.json", {"version": VERSION, "columns": names, "fingerprint": fingerprint, "near_searched": searched}
+        work / "meta.json", {"version": VERSION, "columns": names, "fingerprint": fingerprint, "near_searched": bool(searched)}
     )
 
 
@@ -150,6 +154,21 @@ def _check_like(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray
         raise InputError(f"{name}: {', '.join(missing)} not in every case\npreprocess must give every case the same fields")
 
 
+def _reserve(path: Path) -> None:
+    """Take a sparse file's blocks now: writing to a page that a full disk cannot give kills the process without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "r+b") as handle:
+        try:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise InputError(
+                    f"{path.parent.parent}: no space for {path.stat().st_size / 1e6:,.0f} MB of prepared data\n"
+                    "free some, or set MEDJAX_CACHE to a folder on a larger disk"
+                ) from error
+
+
 def read_cases(source: Any, preprocess: Callable[[dict], dict]) -> Cases:
     """Cases of a Source in memory, uncached: what a user hands over for prediction is not kept."""
     with ThreadPoolExecutor(_cpus()) as pool:
@@ -162,14 +181,30 @@ def read_cases(source: Any, preprocess: Callable[[dict], dict]) -> Cases:
 def _case(example: Mapping[str, Any], preprocess: Callable[[dict], dict]) -> dict[str, Any]:
     raw = dict(example)
     where = raw.pop("path", raw["id"])
+    _check_finite(raw, where)  # before preprocessing, which may turn a NaN into a zero
     content = digest(raw)
     made = preprocess(raw)
     if missing := {"id", "label"} - made.keys():
         raise InputError(f"{where}: has no {' and no '.join(sorted(missing))} after preprocessing\nkeep them in preprocess")
-    for name, value in made.items():
-        if name in ("image", "signal") and not np.isfinite(value).all():
-            raise InputError(f"{where}: {name} holds NaN or infinite values\nmend or remove the file")
+    _check_finite(made, where)
     return {**made, "content": content, "patient": made.get("patient", "")}
+
+
+def _check_finite(example: Mapping[str, Any], where: str) -> None:
+    for name in ("image", "signal"):
+        value = np.asarray(example.get(name, 0))
+        if value.dtype.kind in "fc" and not np.isfinite(value).all():
+            raise InputError(f"{where}: {name} holds NaN or infinite values\nmend or remove the file")
+
+
+def _describe(raw: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Descriptor of a picture, of zeros (like nothing) where its file is too small to tell a copy from a likeness.
+
+    The prepared picture is described, cropped as it is, unless it is smaller than a descriptor.
+    """
+    if min(np.shape(raw)[:2]) < SMALLEST:
+        return np.zeros(SIDE * SIDE, np.float32)
+    return describe(image if min(image.shape[:2]) >= SIDE else raw)
 
 
 def _cpus() -> int:

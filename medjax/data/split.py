@@ -56,10 +56,11 @@ def split_groups(
     part = np.full(len(names), -1)
     holders = (counts > 0).sum(1)
     # The rarest class first: a group that holds several classes is placed where that one needs it.
-    for k in np.argsort(holders, kind="stable"):
+    for k in np.lexsort((holders, values < 0)):
         free = order[(counts[k, order] > 0) & (part[order] < 0)]
         placed = np.array([counts[k, part == p].sum() for p in range(len(share))])
-        lacking = placed == 0
+        # Cases without a label go along; no split needs some.
+        lacking = (placed == 0) & (values[k] >= 0)
         if len(free) < lacking.sum():
             name = classes[values[k]] if 0 <= values[k] < len(classes) else str(values[k])
             raise InputError(

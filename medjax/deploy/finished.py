@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints
 from medjax.console import say
 from medjax.core import Cases, Job, Rows, State
-from medjax.data.files import write_json
-from medjax.data.load import load, load_one
+from medjax.data.files import publish, staging, write_json
+from medjax.data.load import Dataset, load, load_one
 from medjax.data.prepare import read_cases
 from medjax.engine import Engine, make_engine
 from medjax.errors import InputError
@@ -23,8 +24,10 @@ from medjax.infer import batches, infer
 from medjax.loop import use_compilation_cache
 
 
-def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Engine, State]:
-    """The engine of a run and the State of its best checkpoint, for cases of the run's shapes.
+def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Engine, State, int]:
+    """(engine, State of the run's best checkpoint, batch size) for cases of the run's shapes.
+
+    The batch size is the run's own, or the next that this machine's devices can share.
 
     Raises:
       InputError: the run has no finished checkpoint.
@@ -33,17 +36,18 @@ def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Eng
         raise InputError(f"{folder}: has no checkpoints\ngo on with the run: medjax resume {folder}")
     use_compilation_cache()
     engine = make_engine(job.task, config.engine)
+    size = -(-config.train.batch_size // engine.devices) * engine.devices
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
     try:
         latest = checkpoints.latest()
         if latest is None:
             raise InputError(f"{folder}: has no finished checkpoint\ngo on with it: medjax resume {folder}")
-        batch, _ = next(batches(cases, config.train.batch_size))
+        batch, _ = next(batches(cases, size))
         abstract = engine.abstract(jax.random.key(config.train.seed), engine.put(batch))
         state, _ = checkpoints.restore(checkpoints.progress(latest).best_step or latest, abstract)
     finally:
         checkpoints.close()
-    return engine, state
+    return engine, state, size
 
 
 def evaluate(
@@ -64,15 +68,12 @@ def evaluate(
     """
     folder, out = Path(folder), Path(out)
     _check_new(out)
+    _check_finished(folder)
     fitted, point = evaluation.load_baselines(folder)
     trained = json.loads((folder / "report.json").read_text())
-    data = load_one(job, config.data, split, say)
-    if data.fingerprint == trained["data"]["fingerprint"]:
-        # The run's own data: its own split again, since what it was trained on would flatter it.
-        own = load(job, config.data, say)
-        data = own._replace(cases={split: own.cases[split]})
-    engine, state = restore_best(job, config, folder, data.cases[split])
-    rows = {split: infer(engine, state, data.cases[split], config.train.batch_size)}
+    data = _unseen(job, config, split, folder, trained["data"]["fingerprint"])
+    engine, state, size = restore_best(job, config, folder, data.cases[split])
+    rows = {split: infer(engine, state, data.cases[split], size)}
     kept = ("throughput", "parameters", "flops_per_step", "best_step")
     where = f" --data.path {config.data.path}" if config.data.path else ""
     facts = {
@@ -81,11 +82,31 @@ def evaluate(
         "seed": config.train.seed,
         "command": f"medjax evaluate {folder}{where} --split {split} --out {out}",
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with run.locked(out):
-        write_json(out / "config.json", {**run.read_record(folder), "config": dataclasses.asdict(config)})
-        run.write_environment(out, engine=engine.kind, precision="float32", data_fingerprint=data.fingerprint)
-        return evaluation.assess(job, data, rows, point, fitted, out, facts)
+    record = {**run.read_record(folder), "kind": "evaluation", "config": dataclasses.asdict(config)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staging(out.parent) as work:
+        write_json(work / "config.json", record)
+        run.write_environment(work, engine=engine.kind, precision="float32", data_fingerprint=data.fingerprint)
+        report = evaluation.assess(job, data, rows, point, fitted, work, facts)
+        publish(work, out)
+    return report
+
+
+def _unseen(job: Job, config: Any, split: str, folder: Path, fingerprint: str) -> Dataset:
+    """The cases to measure on: the run's own split of its own data, or other data less what the run has learned from."""
+    data = load_one(job, config.data, split, say)
+    if data.fingerprint == fingerprint:
+        own = load(job, config.data, say)
+        if own.split_fingerprint() == run.read_environment(folder).get("split_fingerprint"):
+            return own._replace(cases={split: own.cases[split]})
+    cases = data.cases[split]
+    known = np.isin(cases["content"], evaluation.load_seen(folder))
+    if known.all():
+        raise InputError(f"all {len(cases)} cases are among those the run was trained on\ngive other data, or another --split")
+    if known.any():
+        leaks = {**data.audit["leaks"], "cases the run was trained on, dropped": int(known.sum())}
+        data = data._replace(cases={split: cases.take(~known)}, audit={**data.audit, "leaks": leaks})
+    return data
 
 
 def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Path], *, out: str | Path) -> Rows:
@@ -109,12 +130,18 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
     """
     folder, out = Path(folder), Path(out)
     _check_new(out)
+    _check_finished(folder)
     _, point = evaluation.load_baselines(folder)
     cases = read_cases(job.read(inputs), job.preprocess)
-    engine, state = restore_best(job, config, folder, cases)
-    rows = job.decide(point, infer(engine, state, cases, config.train.batch_size))
+    engine, state, size = restore_best(job, config, folder, cases)
+    rows = job.decide(point, infer(engine, state, cases, size))
     evaluation.write_predictions(job, out, "predictions", rows, cases)
     return rows
+
+
+def _check_finished(folder: Path) -> None:
+    if not (folder / "report.html").is_file():  # the last thing that a run writes
+        raise InputError(f"{folder}: the run is not finished\ngo on with it: medjax resume {folder}")
 
 
 def _check_new(out: Path) -> None:

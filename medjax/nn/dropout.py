@@ -13,7 +13,8 @@ class Dropout(nn.Module):
     """Inverted dropout (Srivastava et al., JMLR 2014) that draws each example's mask from that example's own key.
 
     The keys come from the engine's scope, so that one device, eight devices and two processes drop the same units;
-    flax's Dropout draws one mask a call, which depends on how the batch is laid out.
+    flax's Dropout draws one mask a call, which depends on how the batch is laid out. A layer that is called several times in
+    one pass, as in a recurrence, drops the same units each time (Gal & Ghahramani, NeurIPS 2016, section 4).
 
     Attributes:
       rate: probability of a unit being set to zero, 0 <= rate < 1.

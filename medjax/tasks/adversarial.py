@@ -13,6 +13,8 @@ import optax
 from medjax.core import LATENT, Batch, State, Task, example_keys, mean, purpose_keys, total
 from medjax.tasks.supervised import apply_train, warn_of_foreign_layers
 
+GENERATOR, DISCRIMINATOR = 3, 4  # purposes of keys, after those of `core`
+
 
 def adversarial(
     generator: nn.Module,
@@ -58,18 +60,20 @@ def adversarial(
         x, weight = inputs(batch), batch["mask"].astype(jnp.float32)
         share = weight / jnp.maximum(total(weight.sum(), axis), 1.0)
         z = draw(keys)
+        # Layers of one name in the two networks must not draw the same dropout mask.
+        keys_g, keys_d = purpose_keys(keys, GENERATOR), purpose_keys(keys, DISCRIMINATOR)
 
         def judge(params: Any, extra: Any, image: jax.Array) -> tuple[jax.Array, Any]:
-            return apply_train(discriminator, params, extra, image, keys)
+            return apply_train(discriminator, params, extra, image, keys_d)
 
         def loss_d(params):
-            fake, _ = apply_train(generator, state.params["generator"], state.extra["generator"], z, keys)
+            fake, _ = apply_train(generator, state.params["generator"], state.extra["generator"], z, keys_g)
             on_real, extra = judge(params, state.extra["discriminator"], x)
             on_fake, extra = judge(params, {**state.extra["discriminator"], **extra}, fake)
             return ((jax.nn.softplus(-on_real) + jax.nn.softplus(on_fake)) * share).sum(), extra
 
         def loss_g(params):
-            fake, extra = apply_train(generator, params, state.extra["generator"], z, keys)
+            fake, extra = apply_train(generator, params, state.extra["generator"], z, keys_g)
             on_fake, _ = judge(state.params["discriminator"], state.extra["discriminator"], fake)
             return (jax.nn.softplus(-on_fake) * share).sum(), extra
 
@@ -91,8 +95,9 @@ def adversarial(
         return {"image": apply(state, "generator", batch["latent"])}
 
     def evaluate(state: State, batch: Batch, axis: str | None = None) -> dict[str, jax.Array]:
-        # Step 0's keys: the same latents at every evaluation, so that pictures and scores can be compared over training.
-        z = draw(example_keys(state.key, jnp.zeros((), jnp.int32), len(batch["mask"])))
+        # A key that no step has, and each case its own: the same latents at every evaluation, whatever the batch size.
+        key = jax.random.fold_in(state.key, jnp.uint32(0xFFFFFFFF))
+        z = draw(jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"]))
         image = predict(state, {"latent": z})["image"]
         on_real, on_fake = apply(state, "discriminator", inputs(batch)), apply(state, "discriminator", image)
         return {"image": image, "real_logit": on_real, "fake_logit": on_fake}
