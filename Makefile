@@ -10,23 +10,29 @@ BIN := $(VENV)/bin
 comma := ,
 space := $(subst ,, )
 wanted = $(subst $(space),$(comma),$(strip $(EXTRAS) $(1)))
-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(if $(call wanted,$(1)),[$(call wanted,$(1))])"
+# One stamp for each set of extras: pip is asked again only when pyproject.toml has changed.
+stamp = $(VENV)/made-$(subst $(comma),-,$(call wanted,$(1)))
 
 .PHONY: run test lint clean
 
-run: $(VENV)/made
-	@$(call install,)
+run: $(call stamp,)
 	@$(BIN)/medjax train brain_tumor_mri $(ARGS)
 
-test: $(VENV)/made
-	@$(call install,test)
+test: $(call stamp,test)
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/made
-	@$(call install,dev)
+lint: $(call stamp,dev)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+$(VENV)/made-%: $(VENV)/made pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(if $*,[$(subst -,$(comma),$*)])"
+	@touch $@
+
+$(VENV)/made-: $(VENV)/made pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
 
 # Debian's python3 comes without ensurepip: virtualenv stands in, fetched beside the environment, not into the system.
 $(VENV)/made:
