@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -83,7 +82,7 @@ def test_two_kills_change_nothing(tmp_path, finished):
 def test_twenty_kills_of_the_default_job_change_nothing(tmp_path):
     args = ["--train.steps", 60, "--train.eval_every", 20, "--train.checkpoint_every", 10]
     assert start(tmp_path / "prepared", *args).wait() == 0  # download, prepare and compile once
-    check(tmp_path, args, [random.Random(0).random() for _ in range(20)])
+    check(tmp_path, args, np.random.default_rng(0).random(20).tolist())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
