@@ -15,7 +15,8 @@ stamp = $(VENV)/made-$(subst $(comma),-,$(call wanted,$(1)))
 
 .PHONY: run test lint clean
 
-run: $(call stamp,)
+# The CPU's fast convolutions come with it, unless EXTRAS names an accelerator.
+run: $(call stamp,$(if $(EXTRAS),,cpu))
 	@$(BIN)/medjax train brain_tumor_mri $(ARGS)
 
 test: $(call stamp,test)

@@ -57,6 +57,8 @@ class Train:
     """Last checkpoints to keep."""
     patience: int = 0
     """Stop after so many evaluations without a better one; 0 never stops early."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in. Parameters, statistics, losses and the optimizer stay float32."""
     max_skipped: int = 20
     """Stop with an error after so many updates in a row that were not finite."""
     seed: int = 0

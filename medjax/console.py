@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
+_hushed: contextvars.ContextVar[bool] = contextvars.ContextVar("medjax_hushed", default=False)
+
+
 def say(text: str) -> None:
     """A line on the error stream, for what comes before and beside the run itself."""
-    print(text, file=sys.stderr, flush=True)
+    if not _hushed.get():
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """Inside the block `say` says nothing, if `quiet`."""
+    token = _hushed.set(quiet)
+    try:
+        yield
+    finally:
+        _hushed.reset(token)
 
 
 class Bar:

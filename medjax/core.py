@@ -212,11 +212,15 @@ class Scope(NamedTuple):
       axis: name of the mapped device axis, or None: `medjax.nn.BatchNorm` averages over it.
       offset: index in the global batch of this device's first example.
       keys: per-example keys [n] of the running forward pass: `medjax.nn.Dropout` draws from them.
+      compute: dtype that medjax's layers compute in, parameters staying float32; None: their inputs'.
+      portable: trace nothing that only this machine can run, as an export must.
     """
 
     axis: str | None = None
     offset: Any = 0
     keys: Any = None
+    compute: Any = None
+    portable: bool = False
 
 
 _scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("medjax_scope", default=Scope())  # noqa: B039, a NamedTuple does not change

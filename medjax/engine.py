@@ -109,34 +109,36 @@ def guarded(update: Callable) -> Callable:
     return guard
 
 
-def _scoped(function: Callable, axis: str | None) -> Callable:
-    """Trace `function(state, batch, axis)` inside the scope that tells modules where they are."""
+def _scoped(function: Callable, axis: str | None, compute: Any) -> Callable:
+    """Trace `function(state, batch, axis)` inside the scope that tells modules where they are and what to compute in."""
 
     def call(state: State, batch: Batch) -> Any:
         n = len(batch["mask"])
         offset = 0 if axis is None else jax.lax.axis_index(axis) * n
-        with scope(axis=axis, offset=offset):
+        with scope(axis=axis, offset=offset, compute=compute):
             return function(state, batch, axis)
 
     return call
 
 
-def _jit_engine(task: Task, devices: list[jax.Device]) -> Engine:
+def _jit_engine(task: Task, devices: list[jax.Device], compute: Any) -> Engine:
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     return Engine(
         kind="jit",
         devices=len(devices),
         init=jax.jit(task.init, out_shardings=replicated),
-        update=Compiled(jax.jit(_scoped(guarded(task.update), None), donate_argnums=0, out_shardings=(replicated, replicated))),
-        evaluate=Compiled(jax.jit(_scoped(task.evaluate, None), out_shardings=split)),
+        update=Compiled(
+            jax.jit(_scoped(guarded(task.update), None, compute), donate_argnums=0, out_shardings=(replicated, replicated))
+        ),
+        evaluate=Compiled(jax.jit(_scoped(task.evaluate, None, compute), out_shardings=split)),
         put=lambda batch: jax.device_put(dict(batch), split),
         gather=lambda rows: {name: np.asarray(x) for name, x in rows.items()},
         abstract=lambda key, batch: _abstract(task, key, batch, replicated),
     )
 
 
-def _pmap_engine(task: Task, devices: list[jax.Device]) -> Engine:
+def _pmap_engine(task: Task, devices: list[jax.Device], compute: Any) -> Engine:
     n = len(devices)
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
@@ -152,14 +154,14 @@ def _pmap_engine(task: Task, devices: list[jax.Device]) -> Engine:
 
     # out_axes=None is not checked: every output has been summed or averaged over the axis (tests compare the shards).
     update = jax.pmap(
-        _scoped(guarded(lambda *a: task.update(*a)), AXIS),
+        _scoped(guarded(lambda *a: task.update(*a)), AXIS, compute),
         AXIS,
         in_axes=(None, 0),
         out_axes=(None, None),
         donate_argnums=0,
         devices=devices,
     )
-    evaluate = jax.pmap(_scoped(task.evaluate, AXIS), AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
+    evaluate = jax.pmap(_scoped(task.evaluate, AXIS, compute), AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
     return Engine(
         kind="pmap",
         devices=n,
@@ -177,24 +179,29 @@ def _abstract(task: Task, key: jax.Array, batch: Batch, sharding: NamedSharding)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
-def make_engine(task: Task, kind: str = "auto", devices: Sequence[jax.Device] | None = None) -> Engine:
+def make_engine(
+    task: Task, kind: str = "auto", devices: Sequence[jax.Device] | None = None, *, precision: str = "float32"
+) -> Engine:
     """Put a task on this process's devices.
 
     Args:
       task: the Task, augmentation included.
       kind: "jit", "pmap", or "auto": pmap across several local devices of one process, jit otherwise.
       devices: all local ones by default.
+      precision: "float32", or "bfloat16" to compute in while parameters stay float32 (Micikevicius et al., ICLR 2018, section
+        3.1; bfloat16 has float32's range and needs no loss scaling). It reaches medjax's own layers.
 
     Raises:
       InputError: an unknown kind.
     """
+    compute = None if precision == "float32" else jnp.dtype(precision)
     devices = list(devices or jax.local_devices())
     if kind == "auto":
         kind = "pmap" if len(devices) > 1 and jax.process_count() == 1 else "jit"
     if kind == "jit":
-        return _jit_engine(task, devices)
+        return _jit_engine(task, devices, compute)
     if kind == "pmap":
-        return _pmap_engine(task, devices)
+        return _pmap_engine(task, devices, compute)
     raise InputError(f"engine {kind!r} is not one of {', '.join(KINDS)}", usage=True)
 
 

@@ -28,6 +28,13 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
             out = math.prod(_shape(eqn.outvars[0]))
             # A dilated input is mostly zeros; counting them would make a strided gradient dearer than its forward pass.
             flops += 2.0 * per_output * out / math.prod(params["lhs_dilation"])
+        elif name.startswith("medjax_conv_"):  # of medjax.nn.onednn
+            y, w = eqn.outvars[0], eqn.invars[1]  # the convolution's output and its kernel
+            if name.endswith("input_grad"):
+                y = eqn.invars[0]
+            elif name.endswith("kernel_grad"):
+                y, w = w, y
+            flops += 2.0 * math.prod(_shape(y)) * math.prod(_shape(w)) / _shape(w)[-1]
         elif name == "cond":
             flops += max(count_flops(branch) for branch in params["branches"])
         else:

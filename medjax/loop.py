@@ -16,8 +16,8 @@ import numpy as np
 
 from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints, Progress
-from medjax.console import Bar, say
-from medjax.core import Job, State, augmented
+from medjax.console import Bar, hushed, say
+from medjax.core import Job, State, augmented, current_scope, scope
 from medjax.data.files import cache_dir
 from medjax.data.load import Dataset, load
 from medjax.data.pipeline import Prefetch, pipeline
@@ -26,6 +26,7 @@ from medjax.errors import InputError
 from medjax.experiments import origin
 from medjax.flops import count_parameters, human
 from medjax.infer import batches, infer
+from medjax.nn.onednn import in_force
 
 CUSTOM = "custom"  # an experiment that no file defines
 
@@ -91,13 +92,13 @@ def go_on(
 ) -> Trained:
     """Begin the run in `folder`, or resume it from its last finished checkpoint, and finish it. See `train`."""
     folder = Path(folder)
-    with run.locked(folder):
+    with run.locked(folder), hushed(quiet), scope(portable=_keeps_to_lax(folder)):
         began = time.perf_counter()
         use_compilation_cache()
-        tell = (lambda text: None) if quiet else say
-        data = load(job, config.data, tell)
+        data = load(job, config.data, say)
         _check_same_split(folder, data)
-        engine = make_engine(augmented(job.task, job.augment), config.engine, devices)
+        task = augmented(job.task, job.augment)
+        engine = make_engine(task, config.engine, devices, precision=config.train.precision)
         check_batch_size(config.train.batch_size, engine.devices)
         checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
         try:
@@ -112,7 +113,7 @@ def go_on(
                 state, _ = checkpoints.restore(best, abstract_state(engine, config, data))
         finally:
             checkpoints.close()
-        tell("evaluating, with baselines and intervals")
+        say("evaluating, with baselines and intervals")
         rows = {split: infer(engine, state, data.cases[split], config.train.batch_size) for split in ("val", "test")}
         fitted = evaluation.fit_baselines(job, data.cases["train"], data.cases["val"])
         point = job.calibrate(rows["val"], data.cases["val"])
@@ -136,6 +137,23 @@ def _check_same_split(folder: Path, data: Dataset) -> None:
             f"{folder}: the data, or how it is split, is not what the run began with\n"
             "restore it, or train anew with another --out"
         )
+
+
+def _keeps_to_lax(folder: Path) -> bool:
+    """Whether this run began on a CPU with lax convolutions, and so goes on with them."""
+    path = (run.read_environment(folder).get("convolutions") or {}).get("path")
+    return path == "lax" and jax.default_backend() == "cpu"
+
+
+def _convolutions(before: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What environment.json says of the path of convolutions; tells where a resumed run cannot keep to its own."""
+    if current_scope().portable:
+        return before
+    now = in_force()
+    if before and now and any(before.get(name) != now.get(name) for name in ("path", "version", "threads")):
+        words = [f"{c['path']} {c.get('version', '')} on {c.get('threads', 'all')} threads" for c in (before, now)]
+        say(f"the run's convolutions were {words[0]}, now {words[1]}: bits will differ from here on")
+    return now
 
 
 def use_compilation_cache() -> None:
@@ -177,16 +195,16 @@ def _fit(
     compile_s = engine.update.seconds + engine.evaluate.seconds
     parameters, flops = count_parameters(state.params), engine.update.flops
     prints = {"data_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint()}
-    run.write_environment(folder, engine=engine.kind, precision="float32", **prints)
+    convolutions = _convolutions(run.read_environment(folder).get("convolutions"))
+    run.write_environment(folder, engine=engine.kind, precision=settings.precision, convolutions=convolutions, **prints)
     log = run.MetricsLog(folder)
     log.rewind(progress.step)
 
     feed = Prefetch(make, engine.put, progress.step, settings.steps)
     with Bar(settings.steps, progress.step, quiet=quiet) as bar, stop_requests() as asked, feed:
-        bar.line(
-            f"{engine.devices} x {jax.devices()[0].device_kind} · engine {engine.kind} · float32 · {parameters:,} parameters · "
-            f"{human(flops)} per step · compiled in {compile_s:.1f} s"
-        )
+        where = f"{engine.devices} x {jax.devices()[0].device_kind} · engine {engine.kind} · {settings.precision}"
+        cost = f"{parameters:,} parameters · {human(flops)} per step · compiled in {compile_s:.1f} s"
+        bar.line(f"{where} · {cost}")
         if latest is not None:
             bar.line(f"resumed at step {progress.step}")
         pending: list[dict[str, jax.Array]] = []

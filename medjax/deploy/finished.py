@@ -35,7 +35,7 @@ def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Eng
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: has no checkpoints\ngo on with the run: medjax resume {folder}")
     use_compilation_cache()
-    engine = make_engine(job.task, config.engine)
+    engine = make_engine(job.task, config.engine, precision=config.train.precision)
     size = -(-config.train.batch_size // engine.devices) * engine.devices
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
     try:
@@ -86,7 +86,7 @@ def evaluate(
     out.parent.mkdir(parents=True, exist_ok=True)
     with staging(out.parent) as work:
         write_json(work / "config.json", record)
-        run.write_environment(work, engine=engine.kind, precision="float32", data_fingerprint=data.fingerprint)
+        run.write_environment(work, engine=engine.kind, precision=config.train.precision, data_fingerprint=data.fingerprint)
         report = evaluation.assess(job, data, rows, point, fitted, work, facts)
         publish(work, out)
     return report
