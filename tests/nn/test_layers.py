@@ -5,52 +5,8 @@ import numpy as np
 import pytest
 
 from medjax.core import example_keys, scope
-from medjax.nn import BatchNorm, Dropout
+from medjax.nn import Dropout
 from medjax.tasks.supervised import warn_of_foreign_layers
-
-
-def apply_norm(x, *, train=True, variables=None):
-    layer = BatchNorm()
-    variables = variables or layer.init(jax.random.key(0), x, train=False)
-    return layer.apply(variables, x, train=train, mutable=["batch_stats"]), variables
-
-
-@pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
-def test_batch_norm_is_the_float64_formula(offset):
-    rng = np.random.default_rng(0)
-    x = (rng.normal(size=(8, 5, 5, 3)) * [1, 2, 0.5] + offset).astype(np.float32)
-    # Running statistics near the data's, as after the first steps of training.
-    layer = BatchNorm()
-    variables = layer.init(jax.random.key(0), x, train=False)
-    variables["batch_stats"]["mean"] += offset
-    y, changed = layer.apply(variables, x, train=True, mutable=["batch_stats"])
-    wide = x.astype(np.float64)
-    mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
-    np.testing.assert_allclose(y, (wide - mean) / np.sqrt(var + 1e-5), atol=3e-4 if offset else 3e-6)
-    np.testing.assert_allclose(changed["batch_stats"]["mean"], 0.9 * offset + 0.1 * mean, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(changed["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
-
-
-def test_batch_norm_equals_flax_in_names_values_and_gradients():
-    x = jax.random.normal(jax.random.key(1), (6, 4, 4, 5)) * 2 + 1
-    ours, theirs = BatchNorm(), nn.BatchNorm(momentum=0.9, use_running_average=False)
-    variables = theirs.init(jax.random.key(0), x)
-    assert jax.tree.structure(ours.init(jax.random.key(0), x, train=False)) == jax.tree.structure(variables)
-
-    def loss(params, layer, **more):
-        y, changed = layer.apply({**variables, "params": params}, x, mutable=["batch_stats"], **more)
-        return (y**3).sum(), (y, changed)
-
-    (_, (y, s)), g = jax.value_and_grad(loss, has_aux=True)(variables["params"], ours, train=True)
-    (_, (y_, s_)), g_ = jax.value_and_grad(loss, has_aux=True)(variables["params"], theirs)
-    np.testing.assert_allclose(y, y_, atol=2e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), (g, s), (g_, s_))
-
-
-def test_batch_norm_keeps_bfloat16():
-    x = jnp.ones((2, 3), jnp.bfloat16)
-    (y, _), _ = apply_norm(x)
-    assert y.dtype == jnp.bfloat16
 
 
 class TwoDropouts(nn.Module):
