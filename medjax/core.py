@@ -224,6 +224,8 @@ class Scope(NamedTuple):
 
 
 _scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("medjax_scope", default=Scope())  # noqa: B039, a NamedTuple does not change
+# What a traced function may depend on unseen: a function jitted once and traced under two of these is traced twice.
+_traced_under = jax.make_user_context(default_value=(None, False))
 
 
 def current_scope() -> Scope:
@@ -237,7 +239,8 @@ def scope(**changes: Any) -> Iterator[Scope]:
     new = _scope.get()._replace(**changes)
     token = _scope.set(new)
     try:
-        yield new
+        with _traced_under((None if new.compute is None else jnp.dtype(new.compute).name, new.portable)):
+            yield new
     finally:
         _scope.reset(token)
 

@@ -141,8 +141,8 @@ def _check_same_split(folder: Path, data: Dataset) -> None:
 
 def _keeps_to_lax(folder: Path) -> bool:
     """Whether this run began on a CPU with lax convolutions, and so goes on with them."""
-    path = (run.read_environment(folder).get("convolutions") or {}).get("path")
-    return path == "lax" and jax.default_backend() == "cpu"
+    began = run.read_environment(folder).get("convolutions") or {}
+    return began.get("path") == "lax" and began.get("platform") == jax.default_backend() == "cpu"
 
 
 def _convolutions(before: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -51,10 +51,25 @@ def conv_general_dilated(
     strides, up = tuple(window_strides), tuple(lhs_dilation or plain)
     dilation, groups = tuple(rhs_dilation or plain), feature_group_count
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    whole = all(isinstance(n, int) for n in (*lhs.shape, *rhs.shape))  # symbolic sizes belong to exports
+
+    def by_lax(x: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x, w, strides, padding, up, dilation, numbers, groups, batch_group_count, precision, preferred_element_type
+        )
+
+    if not all(isinstance(n, int) for n in (*lhs.shape, *rhs.shape)):  # symbolic sizes belong to exports
+        return by_lax(lhs, rhs)
+    # What does not fit together is lax's to refuse, before anything of it reaches compiled code.
+    made = jax.eval_shape(by_lax, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (lhs, rhs)))
+    if 0 in (*lhs.shape, *rhs.shape, *made.shape):
+        return by_lax(lhs, rhs)
+    if numbers == channels_last(lhs.ndim) and not isinstance(padding, str) and any(p < 0 for pair in padding for p in pair):
+        # Cropped in memory: XLA (jaxlib 0.10.2, CPU) reads outside of the array where a convolution has to crop.
+        edges = [(min(p, 0), min(q, 0), u - 1) for (p, q), u in zip(padding, up)]
+        lhs = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        padding, up = [(max(p, 0), max(q, 0)) for p, q in padding], plain
     if (
-        not whole
-        or not _native()
+        not _native()
         or not 1 <= rank <= 3
         or numbers != channels_last(lhs.ndim)
         or batch_group_count != 1
@@ -65,23 +80,9 @@ def conv_general_dilated(
         or any(jax.typeof(lhs).sharding.spec)  # an explicit mesh: lax knows its types
         or any(jax.typeof(rhs).sharding.spec)
     ):
-        return lax.conv_general_dilated(
-            lhs,
-            rhs,
-            strides,
-            padding,
-            up,
-            dilation,
-            numbers,
-            groups,
-            batch_group_count,
-            precision,
-            preferred_element_type,
-        )
+        return by_lax(lhs, rhs)
     effective = [(k - 1) * d + 1 for k, d in zip(rhs.shape, dilation)]
     if isinstance(padding, str):
-        if up != plain:
-            raise ValueError("a string padding is ambiguous with lhs_dilation: give (low, high) of every axis")
         pads = lax.padtype_to_pads(lhs.shape[1:-1], effective, strides, padding)
     else:
         pads = [(int(low), int(high)) for low, high in padding]
@@ -109,16 +110,12 @@ def channels_last(rank: int) -> lax.ConvDimensionNumbers:
 def _plain(x: Any, w: Any, strides: Any, pads: Any, dilation: Any, effective: Any, groups: int, precision: Any) -> jax.Array:
     from medjax.nn.onednn import primitive
 
-    # oneDNN wants a padding within the kernel's reach; cropping, and the zeros beyond it, are done before.
-    inside = tuple((min(max(low, 0), e - 1), min(max(high, 0), e - 1)) for (low, high), e in zip(pads, effective))
+    # oneDNN wants a padding within the kernel's reach; the zeros beyond it come before.
+    inside = tuple((min(low, e - 1), min(high, e - 1)) for (low, high), e in zip(pads, effective))
     rest = [(low - i, high - j) for (low, high), (i, j) in zip(pads, inside)]
     if any(pair != (0, 0) for pair in rest):
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in rest), (0, 0, 0)])
     geometry = primitive.Geometry(strides, inside, dilation, groups, precision)
-    if 0 in (*x.shape, *w.shape, *primitive.output_size(geometry, x.shape[1:-1], w.shape[:-2])):
-        return lax.conv_general_dilated(
-            x, w, strides, inside, None, dilation, channels_last(x.ndim), groups, precision=precision
-        )
     return primitive.bind(primitive.OUTPUT, x, w, geometry)
 
 
@@ -132,9 +129,11 @@ def _transposed(x: Any, w: Any, up: Any, pads: Any, dilation: Any, effective: An
     low = [e - 1 - p for e, (p, _) in zip(effective, pads)]
     size = tuple((n - 1) * u + 1 + p + q - e + 1 for n, u, (p, q), e in zip(x.shape[1:-1], up, pads, effective))
     high = [(n - 1) * u + e - s - lo for n, u, e, s, lo in zip(x.shape[1:-1], up, effective, size, low)]
-    if 0 in (*x.shape, *w.shape) or min(size) < 1 or any(p < 0 or p > e - 1 for p, e in zip(low, effective)) or min(high) < 0:
-        numbers = channels_last(x.ndim)
-        return lax.conv_general_dilated(x, w, (1,) * len(up), pads, up, dilation, numbers, groups, precision=precision)
+    if any(p < 0 or p > e - 1 for p, e in zip(low, effective)) or min(high) < 0:
+        # Beyond the kernel's reach: stretched in memory.
+        edges = [(p, q, u - 1) for (p, q), u in zip(pads, up)]
+        wide = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        return _plain(wide, w, (1,) * len(up), [(0, 0)] * len(up), dilation, effective, groups, precision)
     # [*K, c, (g o)] -> [*K, o, (g c)], mirrored.
     window, (c, o) = w.shape[:-2], w.shape[-2:]
     mirrored = jnp.flip(w, range(len(window))).reshape(*window, c, groups, o // groups)
@@ -219,7 +218,8 @@ class ConvTranspose(nn.ConvTranspose):
 
 
 def _per_axis(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    return (value or 1,) * rank if value is None or isinstance(value, int) else tuple(value)
+    value = 1 if value is None else value
+    return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
 def _transposed_padding(kernel: int, stride: int, padding: str) -> tuple[int, int]:

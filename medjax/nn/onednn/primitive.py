@@ -233,6 +233,9 @@ def _batch(kind: str, operands: Any, axes: Any, *, geometry: Geometry, size: Any
     a, b = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes))
     in_a, in_b = (axis is not None for axis in axes)
     m, g = (a if in_a else b).shape[0], geometry.groups
+    if m == 0:  # no groups are no convolution: XLA divides by their number
+        one = _result(kind, a.shape[in_a:], b.shape[in_b:], geometry, size)
+        return jnp.zeros((0, *one), a.dtype), 0
     if in_a and in_b:
         mapped = geometry._replace(groups=g * m)
         y = bind(kind, _to_channels(a, m, 1), _to_channels(b, m, 1), mapped, size)
