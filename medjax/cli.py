@@ -1,4 +1,4 @@
-"""The command line: medjax list | train | resume | evaluate | predict | report."""
+"""The command line: medjax list | train | resume | evaluate | predict | report | bench | doctor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from medjax.errors import InputError
 
-VERBS = ("list", "train", "resume", "evaluate", "predict", "report")
+VERBS = ("list", "train", "resume", "evaluate", "predict", "report", "bench", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +77,10 @@ def _run(args: list[str]) -> int:
     if args[0] not in VERBS:
         near = difflib.get_close_matches(args[0], VERBS, n=1, cutoff=0.0)[0]
         raise InputError(f"there is no command {args[0]!r}; the nearest is {near}\nsee medjax --help", usage=True)
+    if args[0] in ("train", "resume", "evaluate", "predict"):
+        from medjax.memory import keep_freed_memory
+
+        keep_freed_memory()  # before anything starts JAX
     if args[0] == "train" and len(args) > 1 and not args[1].startswith("-"):
         return _train(args[1], args[2:])
     known, foreign = parser.parse_known_args(args)
@@ -115,6 +119,14 @@ def _parser() -> _Parser:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder; predictions.csv goes there")
     sub = verb("report", "draw a run's report.html again and show its numbers", _report)
     sub.add_argument("run", metavar="RUN", type=Path)
+    sub = verb("bench", "how fast medjax is here, by itself or beside PyTorch", _bench)
+    sub.add_argument("--vs", choices=("torch",), help="measure this peer in turn with medjax, on the same networks")
+    sub.add_argument("--fast", action="store_true", help="every network, fewer repeats")
+    sub.add_argument("--only", metavar="PATTERN", help="resnet18, 'lstm*', '*/infer'")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
+    sub.add_argument("--compile", action="store_true", help="let the peer try torch.compile too (half a minute a case)")
+    sub.add_argument("--list", action="store_true", help="show the cases, measure nothing")
+    verb("doctor", "versions, devices, caches, what is missing and how to get it", _doctor)
     return parser
 
 
@@ -207,6 +219,33 @@ def _report(known: argparse.Namespace) -> int:
         raise InputError(f"{known.run}: has no report.json\na run writes it when it ends: medjax resume {known.run}")
     _show(json.loads(path.read_text()))
     print(write_html(known.run))
+    return 0
+
+
+def _bench(known: argparse.Namespace) -> int:
+    from medjax.bench import load
+
+    runner = load("runner")
+    if known.list:
+        runner.list_cases()
+        return 0
+    done = runner.bench(vs=known.vs, fast=known.fast, only=known.only, json_file=known.json, compiled=known.compile)
+    if known.json:
+        print(known.json)
+    return 1 if done["failed"] else 0
+
+
+def _doctor(known: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from medjax.doctor import examine
+
+    table = Table("", "state", "to change it", box=None, pad_edge=False)
+    for finding in examine():
+        table.add_row(*map(escape, finding))
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
     return 0
 
 

@@ -26,6 +26,7 @@ from medjax.errors import InputError
 from medjax.experiments import origin
 from medjax.flops import count_parameters, human
 from medjax.infer import batches, infer
+from medjax.memory import keep_freed_memory
 from medjax.nn.onednn import in_force
 
 CUSTOM = "custom"  # an experiment that no file defines
@@ -94,6 +95,7 @@ def go_on(
     folder = Path(folder)
     with run.locked(folder), hushed(quiet), scope(portable=_keeps_to_lax(folder)):
         began = time.perf_counter()
+        keep_freed_memory()
         use_compilation_cache()
         data = load(job, config.data, say)
         _check_same_split(folder, data)

@@ -22,6 +22,7 @@ from medjax.engine import Engine, make_engine
 from medjax.errors import InputError
 from medjax.infer import batches, infer
 from medjax.loop import use_compilation_cache
+from medjax.memory import keep_freed_memory
 
 
 def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Engine, State, int]:
@@ -34,6 +35,7 @@ def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Eng
     """
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: has no checkpoints\ngo on with the run: medjax resume {folder}")
+    keep_freed_memory()
     use_compilation_cache()
     engine = make_engine(job.task, config.engine, precision=config.train.precision)
     size = -(-config.train.batch_size // engine.devices) * engine.devices

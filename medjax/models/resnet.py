@@ -1,11 +1,16 @@
-"""Residual network for small images (He et al., CVPR 2016), sized by its fields."""
+"""Residual networks (He et al., CVPR 2016), sized by their fields: small ones for small images, ResNet-18 and ResNet-50."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from medjax.nn import BatchNorm, Conv, Dropout
+from medjax.nn import BatchNorm, Conv, Dropout, max_pool
+
+
+def _padding(kernel: int, centred: bool) -> Any:
+    return [(kernel // 2, kernel // 2)] * 2 if centred else "SAME"
 
 
 class BasicBlock(nn.Module):
@@ -14,17 +19,20 @@ class BasicBlock(nn.Module):
     Attributes:
       features: output channels.
       stride: of the first convolution; a 1x1 projection follows it on the shortcut where shapes differ.
+      centred: pad by one pixel on each side, also at stride 2 (see `ResNet`).
     """
 
     features: int
     stride: int = 1
+    centred: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """x [n, H, W, C] -> [n, ceil(H / stride), ceil(W / stride), features]."""
-        y = Conv(self.features, (3, 3), self.stride, use_bias=False)(x)
+        padding = _padding(3, self.centred)
+        y = Conv(self.features, (3, 3), self.stride, padding=padding, use_bias=False)(x)
         y = nn.relu(BatchNorm()(y, train=train))
-        y = Conv(self.features, (3, 3), use_bias=False)(y)
+        y = Conv(self.features, (3, 3), padding=padding, use_bias=False)(y)
         y = BatchNorm(scale_init=nn.initializers.zeros)(y, train=train)
         if x.shape != y.shape:
             x = Conv(self.features, (1, 1), self.stride, use_bias=False)(x)
@@ -32,15 +40,52 @@ class BasicBlock(nn.Module):
         return nn.relu(x + y)
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: relu(x + F(x)), He et al., figure 5 right.
+
+    The stride is on the 3x3 convolution and not on the first, which would throw three quarters of its input away ("v1.5").
+
+    Attributes:
+      features: channels of the 3x3 convolution; the output has four times as many.
+      stride: of the 3x3 convolution; a 1x1 projection follows it on the shortcut where shapes differ.
+      centred: pad by one pixel on each side, also at stride 2 (see `ResNet`).
+    """
+
+    features: int
+    stride: int = 1
+    centred: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """x [n, H, W, C] -> [n, ceil(H / stride), ceil(W / stride), 4 * features]."""
+        y = Conv(self.features, (1, 1), use_bias=False)(x)
+        y = nn.relu(BatchNorm()(y, train=train))
+        y = Conv(self.features, (3, 3), self.stride, padding=_padding(3, self.centred), use_bias=False)(y)
+        y = nn.relu(BatchNorm()(y, train=train))
+        y = Conv(4 * self.features, (1, 1), use_bias=False)(y)
+        y = BatchNorm(scale_init=nn.initializers.zeros)(y, train=train)
+        if x.shape != y.shape:
+            x = Conv(4 * self.features, (1, 1), self.stride, use_bias=False)(x)
+            x = BatchNorm()(x, train=train)
+        return nn.relu(x + y)
+
+
 class ResNet(nn.Module):
-    """Basic-block ResNet: a stem, stages that double the channels and halve the grid, global mean, dropout, linear head.
+    """A stem, stages that double the channels and halve the grid, global mean, dropout, linear head.
+
+    `resnet18` and `resnet50` fill the fields in.
 
     Attributes:
       classes: number of logits.
       width: channels of the first stage.
       blocks: blocks in each stage; (2, 2, 2, 2) is ResNet-18's depth.
-      stem_stride: stride of the 5x5 stem; 1 keeps small images whole.
+      stem_stride: stride of the stem; 1 keeps small images whole.
       dropout: rate before the head.
+      stem_kernel: side of the stem's kernel, odd.
+      stem_pool: a 3x3 max-pool of stride 2 after the stem, as for ImageNet.
+      bottleneck: `Bottleneck` blocks in place of `BasicBlock`.
+      centred: pad kernels of side k by k // 2 on each side. "SAME", the default, gives outputs of the same shape but pads an
+        even side at stride 2 on its far end only; weights that were trained with one do not fit the other.
     """
 
     classes: int
@@ -48,16 +93,59 @@ class ResNet(nn.Module):
     blocks: Sequence[int] = (1, 1, 1, 1)
     stem_stride: int = 2
     dropout: float = 0.2
+    stem_kernel: int = 5
+    stem_pool: bool = False
+    bottleneck: bool = False
+    centred: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """x [n, H, W, C] float -> logits [n, classes] float32."""
-        x = Conv(self.width, (5, 5), self.stem_stride, use_bias=False)(x)
+        kernel = (self.stem_kernel, self.stem_kernel)
+        padding = _padding(self.stem_kernel, self.centred)
+        x = Conv(self.width, kernel, self.stem_stride, padding=padding, use_bias=False)(x)
         x = nn.relu(BatchNorm()(x, train=train))
+        if self.stem_pool:
+            x = max_pool(x, 3, strides=2, padding=_padding(3, self.centred))
+        block_of = Bottleneck if self.bottleneck else BasicBlock
         for stage, count in enumerate(self.blocks):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = BasicBlock(self.width * 2**stage, stride)(x, train=train)
+                x = block_of(self.width * 2**stage, stride, self.centred)(x, train=train)
         x = x.mean((1, 2))
         x = Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.classes)(x)
+
+
+def resnet18(classes: int, *, small_images: bool = False, dropout: float = 0.0) -> ResNet:
+    """ResNet-18 (He et al., table 1): 11,689,512 parameters for 3 channels and 1,000 classes.
+
+    Args:
+      classes: number of logits.
+      small_images: a 3x3 stem of stride 1 without max-pool (He et al., section 4.2), for sides of some 32 to 96 pixels; the
+        default is the ImageNet stem, 7x7 of stride 2 and a 3x3 max-pool of stride 2.
+      dropout: rate before the head.
+    """
+    return _published(classes, (2, 2, 2, 2), small_images, dropout, bottleneck=False)
+
+
+def resnet50(classes: int, *, small_images: bool = False, dropout: float = 0.0) -> ResNet:
+    """ResNet-50 (He et al., table 1) with the stride on the 3x3: 25,557,032 parameters for 3 channels and 1,000 classes.
+
+    Args: as of `resnet18`.
+    """
+    return _published(classes, (3, 4, 6, 3), small_images, dropout, bottleneck=True)
+
+
+def _published(classes: int, blocks: Sequence[int], small_images: bool, dropout: float, *, bottleneck: bool) -> ResNet:
+    return ResNet(
+        classes,
+        width=64,
+        blocks=blocks,
+        stem_stride=1 if small_images else 2,
+        dropout=dropout,
+        stem_kernel=3 if small_images else 7,
+        stem_pool=not small_images,
+        bottleneck=bottleneck,
+        centred=True,
+    )
