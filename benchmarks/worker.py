@@ -20,6 +20,7 @@ import numpy as np
 from medjax.core import State
 from medjax.engine import make_engine
 from medjax.flops import count_flops, count_parameters
+from medjax.memory import give_back_memory
 
 from .cases import CASES, MARK, MODES, Case
 from .measure import FAST, Plan, Run, Spread, interleave, spread
@@ -57,6 +58,7 @@ class Program:
         at_compile = time.perf_counter()
         self.flops, self.train = count_flops(traced.jaxpr), train
         self.batch = batch
+        give_back_memory()  # as a run does
         reset = reset_peak()
         first = time.perf_counter()
         result = jax.block_until_ready(self.ready(state, batch))

@@ -26,7 +26,7 @@ from medjax.errors import InputError
 from medjax.experiments import origin
 from medjax.flops import count_parameters, human
 from medjax.infer import batches, infer
-from medjax.memory import keep_freed_memory
+from medjax.memory import give_back_memory, keep_freed_memory
 from medjax.nn.onednn import in_force
 
 CUSTOM = "custom"  # an experiment that no file defines
@@ -194,6 +194,7 @@ def _fit(
     # Compile before the clock starts; from here on another shape would be an error, not a recompile.
     engine.update.compile(state, example)
     engine.evaluate.compile(state, _example(engine, config, data))
+    give_back_memory()
     compile_s = engine.update.seconds + engine.evaluate.seconds
     parameters, flops = count_parameters(state.params), engine.update.flops
     prints = {"data_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint()}

@@ -38,8 +38,11 @@ def test_freed_memory_is_not_faulted_in_again():
     assert faults("kept") < 500 < 5000 < faults("as it comes")
 
 
-def test_elsewhere_nothing_is_done(monkeypatch):
+def test_elsewhere_and_where_it_is_not_wanted_nothing_is_done(monkeypatch):
     from medjax import memory
 
+    monkeypatch.setenv("MEDJAX_KEEP_MEMORY", "off")
+    assert memory.keep_freed_memory.__wrapped__() is False
+    monkeypatch.delenv("MEDJAX_KEEP_MEMORY")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert memory.keep_freed_memory.__wrapped__() is False
