@@ -119,7 +119,7 @@ class Remote:
 
 
 def _save(file: Path, arrays: Arrays) -> None:
-    np.savez(file, allow_pickle=False, **{"/".join(path): array for path, array in arrays.items()})
+    np.savez(file, **{"/".join(path): array for path, array in arrays.items()})
 
 
 def _load(file: Path) -> dict[tuple[str, ...], np.ndarray]:

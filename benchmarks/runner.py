@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from medjax.console import clock, say
-from medjax.data.files import write_json
 from medjax.errors import InputError
+from medjax.files import write_json
 
 from .cases import CASES, MARK, MODES, Case, describe, select
 from .system import busy_share

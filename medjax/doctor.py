@@ -80,7 +80,7 @@ def _driver_hint(backend: str) -> str:
 
 
 def _cache() -> Finding:
-    from medjax.data.files import cache_dir
+    from medjax.files import cache_dir
 
     try:
         folder = cache_dir()

@@ -11,9 +11,9 @@ import numpy as np
 
 from medjax import metrics
 from medjax.core import Cases, Job, Rows
-from medjax.data.files import write_bytes, write_json, write_text
 from medjax.data.load import NOT_POSSIBLE, Dataset
 from medjax.errors import InputError
+from medjax.files import write_bytes, write_json, write_text
 from medjax.metrics.bootstrap import MIN_CLUSTERS, is_biased
 
 RESAMPLES = 1000

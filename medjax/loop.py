@@ -18,12 +18,12 @@ from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import Bar, hushed, say
 from medjax.core import Job, State, augmented, current_scope, scope
-from medjax.data.files import cache_dir
 from medjax.data.load import Dataset, load
 from medjax.data.pipeline import Prefetch, pipeline
 from medjax.engine import Engine, check_batch_size, make_engine
 from medjax.errors import InputError
 from medjax.experiments import origin
+from medjax.files import cache_dir
 from medjax.flops import count_parameters, human
 from medjax.infer import batches, infer
 from medjax.memory import give_back_memory, keep_freed_memory

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from medjax import experiments
-from medjax.data.files import write_json, write_text
 from medjax.errors import InputError
+from medjax.files import write_json, write_text
 
 LOCK = ".lock"
 

@@ -17,8 +17,8 @@ import numpy as np
 from medjax.core import Cases
 from medjax.data.digests import code_digest, digest
 from medjax.data.duplicates import LARGEST_SET, SIDE, SMALLEST, describe, near_copies
-from medjax.data.files import cache_dir, publish, staging, write_json
 from medjax.errors import InputError
+from medjax.files import cache_dir, publish, staging, write_json
 
 VERSION = 1  # of the cache's layout
 DECODERS = ("numpy", "pillow", "scipy")  # another version of these may prepare the same file differently

@@ -20,8 +20,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from medjax import console
-from medjax.data import files
+from medjax import console, files
 from medjax.errors import InputError
 
 _LISTING = "medjax.json"

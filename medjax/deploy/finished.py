@@ -15,11 +15,11 @@ from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints
 from medjax.console import say
 from medjax.core import Cases, Job, Rows, State
-from medjax.data.files import publish, staging, write_json
 from medjax.data.load import Dataset, load, load_one
 from medjax.data.prepare import read_cases
 from medjax.engine import Engine, make_engine
 from medjax.errors import InputError
+from medjax.files import publish, staging, write_json
 from medjax.infer import batches, infer
 from medjax.loop import use_compilation_cache
 from medjax.memory import keep_freed_memory

@@ -1,6 +1,6 @@
 """Recurrent layers: simple (Elman), LSTM and GRU, over padded sequences of given lengths.
 
-Each cell is written once (`Cell`) and run in one of two forms. "reference" is a plain `lax.scan`, the input's product formed
+Each cell is written once (`cells`) and run in one of two forms. "reference" is a plain `lax.scan`, the input's product formed
 before it, differentiated by JAX: any mode, any order. "saved" keeps nothing but the states; its backward pass forms the gates
 of a block of steps again in one product, then all that does not depend on the cotangent, which leaves the reversed scan a few
 multiplications and one product a step; the weights' gradient is one product a block. On CPU that takes less than half the time
@@ -9,125 +9,22 @@ and a fraction of the memory. "auto" takes "saved" on CPU, "reference" elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from medjax.core import current_scope
-
-Params = Mapping[str, jax.Array]
-Carry = tuple[jax.Array, ...]  # states [n, H], h last
+from medjax.nn import cells
+from medjax.nn.cells import Carry, Cell, Params
 
 FORMS = ("auto", "reference", "saved")
 # Floats of pre-activations that the backward pass forms at once: 2 MiB, what stays in a core's cache.
 BLOCK = 2**19
-
-
-class Cell(NamedTuple):
-    """What tells one recurrent cell from another; z [..., K] are its pre-activations, coefficients a tuple of arrays.
-
-    join(zx [..., G*H], zh [..., G*H]) -> z: the input's and the state's part.
-    pack(params) -> (w [D+H, K], b [K]), so that z = [x, h] @ w + b.
-    step(z, carry) -> carry.
-    plan(z, before, after) -> coefficients, all that `back` needs of the forward pass, for any number of steps at once.
-    back(coefficients, dcarry) -> (dz, dcarry before the step but for what flows through z); linear in dcarry.
-    """
-
-    join: Callable[[jax.Array, jax.Array], jax.Array]
-    pack: Callable[[Params], tuple[jax.Array, jax.Array]]
-    step: Callable[[jax.Array, Carry], Carry]
-    plan: Callable[[jax.Array, Carry, Carry], tuple[jax.Array, ...]]
-    back: Callable[[tuple[jax.Array, ...], Carry], tuple[jax.Array, Carry]]
-
-
-def _stack(params: Params) -> tuple[jax.Array, jax.Array]:
-    return jnp.concatenate([params["input_kernel"], params["recurrent_kernel"]]), params["bias"]
-
-
-_RNN = Cell(
-    join=jnp.add,
-    pack=_stack,
-    step=lambda z, carry: (jnp.tanh(z),),
-    plan=lambda z, before, after: (1 - jnp.square(after[0]),),
-    back=lambda coefficients, dcarry: (dcarry[0] * coefficients[0], (jnp.zeros_like(dcarry[0]),)),
-)
-
-
-def _activate(z: jax.Array, sigmoids: tuple[bool, ...]) -> list[jax.Array]:
-    """sigmoid or tanh of each block of columns, by one tanh over all: sigmoid(a) = (1 + tanh(a / 2)) / 2."""
-    half = np.repeat(np.where(sigmoids, 0.5, 1.0), z.shape[-1] // len(sigmoids)).astype(z.dtype)
-    return jnp.split(jnp.tanh(z * half) * half + (1 - half), len(sigmoids), -1)
-
-
-_IFGO = (True, True, False, True)
-
-
-def _lstm_step(z: jax.Array, carry: Carry) -> Carry:
-    i, f, g, o = _activate(z, _IFGO)
-    c = f * carry[0] + i * g
-    return c, o * jnp.tanh(c)
-
-
-def _lstm_plan(z: jax.Array, before: Carry, after: Carry) -> tuple[jax.Array, ...]:
-    i, f, g, o = _activate(z, _IFGO)
-    t = jnp.tanh(after[0])
-    ifg = jnp.concatenate([g * i * (1 - i), before[0] * f * (1 - f), i * (1 - g * g)], -1)
-    return ifg, t * o * (1 - o), o * (1 - t * t), f
-
-
-def _lstm_back(coefficients: tuple[jax.Array, ...], dcarry: Carry) -> tuple[jax.Array, Carry]:
-    ifg, o, h, f = coefficients
-    dc, dh = dcarry
-    dc = dc + dh * h
-    return jnp.concatenate([jnp.concatenate([dc, dc, dc], -1) * ifg, dh * o], -1), (dc * f, jnp.zeros_like(dh))
-
-
-_LSTM = Cell(jnp.add, _stack, _lstm_step, _lstm_plan, _lstm_back)
-
-
-# The candidate's two parts, x W_n + b_n and h U_n + c_n, stay apart in z: r multiplies the second alone. z = [r, z, n_x, n_h].
-def _gru_join(zx: jax.Array, zh: jax.Array) -> jax.Array:
-    h = zx.shape[-1] // 3
-    return jnp.concatenate([zx[..., : 2 * h] + zh[..., : 2 * h], zx[..., 2 * h :], zh[..., 2 * h :]], -1)
-
-
-def _gru_pack(params: Params) -> tuple[jax.Array, jax.Array]:
-    h = params["candidate_bias"].shape[0]
-    x = jnp.pad(params["input_kernel"], ((0, 0), (0, h)))
-    u = params["recurrent_kernel"]
-    u = jnp.concatenate([u[:, : 2 * h], jnp.zeros((h, h), u.dtype), u[:, 2 * h :]], -1)
-    return jnp.concatenate([x, u]), jnp.concatenate([params["bias"], params["candidate_bias"]])
-
-
-def _gru_gates(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    h = z.shape[-1] // 4
-    r, u = _activate(z[..., : 2 * h], (True, True))
-    return r, u, jnp.tanh(z[..., 2 * h : 3 * h] + r * z[..., 3 * h :]), z[..., 3 * h :]
-
-
-def _gru_step(z: jax.Array, carry: Carry) -> Carry:
-    _, u, n, _ = _gru_gates(z)
-    return ((1 - u) * n + u * carry[0],)
-
-
-def _gru_plan(z: jax.Array, before: Carry, after: Carry) -> tuple[jax.Array, ...]:
-    r, u, n, nh = _gru_gates(z)
-    dn = (1 - u) * (1 - n * n)
-    return jnp.concatenate([dn * nh * r * (1 - r), (before[0] - n) * u * (1 - u), dn, dn * r], -1), u
-
-
-def _gru_back(coefficients: tuple[jax.Array, ...], dcarry: Carry) -> tuple[jax.Array, Carry]:
-    dh = dcarry[0]
-    return jnp.concatenate([dh, dh, dh, dh], -1) * coefficients[0], (dh * coefficients[1],)
-
-
-_GRU = Cell(_gru_join, _gru_pack, _gru_step, _gru_plan, _gru_back)
 
 
 def _dot(a: jax.Array, b: jax.Array, dtype: Any, out: Any) -> jax.Array:
@@ -298,7 +195,7 @@ def simple_rnn(
     Raises:
       ValueError: an unknown `form`.
     """
-    y, (h,) = _recur(_RNN, 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
+    y, (h,) = _recur(cells.RNN, 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
     return y, h
 
 
@@ -319,7 +216,7 @@ def lstm(
 
     All else as in `simple_rnn`, with W [D, 4H], U [H, 4H], b [4H]; `initial` and the final state are (c, h) [n, H].
     """
-    return _recur(_LSTM, 2, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
+    return _recur(cells.LSTM, 2, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
 
 
 def gru(
@@ -339,7 +236,7 @@ def gru(
 
     All else as in `simple_rnn`, with W [D, 3H], U [H, 3H], b [3H] and candidate_bias c_n [H].
     """
-    y, (h,) = _recur(_GRU, 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
+    y, (h,) = _recur(cells.GRU, 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
     return y, h
 
 

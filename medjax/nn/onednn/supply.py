@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medjax.console import say
-from medjax.data.files import cache_dir, publish, sha256, staging, write_json
 from medjax.errors import InputError
+from medjax.files import cache_dir, publish, sha256, staging, write_json
 
 SWITCH = "MEDJAX_CPU_CONV"
 LIBRARY, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medjax.data import files
+from medjax import files
 from medjax.errors import InputError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX")
@@ -167,7 +167,7 @@ def test_staging_is_removed_however_it_ends(tmp_path):
 
 def test_staging_clears_what_killed_processes_left(tmp_path):
     code = (
-        "import os, sys\nfrom medjax.data import files\n"
+        "import os, sys\nfrom medjax import files\n"
         "with files.staging(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n os._exit(9)"
     )
     for _ in range(3):
@@ -208,5 +208,5 @@ def test_publish_does_not_hide_errors(tmp_path):
 
 
 def test_imports_neither_jax_nor_flax():
-    code = "import sys, medjax.data.files, medjax.data.wheels, medjax.formats.image; print({'jax', 'flax'} & set(sys.modules))"
+    code = "import sys, medjax.files, medjax.data.wheels, medjax.formats.image; print({'jax', 'flax'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
