@@ -21,6 +21,7 @@ from medjax.console import say
 from medjax.errors import InputError
 from medjax.files import cache_dir, publish, sha256, staging, write_json
 
+SPINS = "2000"  # of the loop in which a libgomp thread waits, some 100 us
 SWITCH = "MEDJAX_CPU_CONV"
 LIBRARY, HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 SOURCE = Path(__file__).with_name("conv.cc")
@@ -270,15 +271,17 @@ def load(compiled: Path, library: Path, threads: int) -> ctypes.CDLL:
 
     from medjax.nn.onednn import primitive
 
-    # Waiting OpenMP threads must sleep: spinning, they would fight XLA's threads for the cores. libgomp reads this as it loads.
-    before = os.environ.get("OMP_WAIT_POLICY")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Waiting OpenMP threads spin a little, which bridges one call and the next, then sleep: longer, they would fight XLA's
+    # threads for the cores. libgomp reads this as it loads.
+    wanted = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": SPINS}
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         ctypes.CDLL(str(library))
         handle = ctypes.CDLL(str(compiled))
     finally:
-        if before is None:
-            del os.environ["OMP_WAIT_POLICY"]
+        for name in ours:
+            del os.environ[name]
     handle.medjax_conv_threads(threads)
     for target, symbol in TARGETS.items():
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(handle, symbol)), platform="cpu")
