@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from medjax.config import ENGINES, PRESETS, Data, Optimizer, Train
+from medjax.config import Data, Experiment, Optimizer, Train
 from medjax.core import About, Job
 from medjax.data import augment
 from medjax.data.folders import class_folders
@@ -32,15 +32,13 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Experiment):
     """Brain tumour on MR."""
 
     data: Data = Data(sampling="groups")
     model: Model = Model()
     optimizer: Optimizer = Optimizer(rate=3e-3, weight_decay=0.05)
     train: Train = Train(steps=6000, batch_size=32, eval_every=500, checkpoint_every=250)
-    engine: ENGINES = "auto"
-    preset: PRESETS = "fast"
 
 
 FULL = Train(steps=20_000, batch_size=64, eval_every=500, checkpoint_every=500)

@@ -73,6 +73,26 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Decide:
+    """How scores become decisions, all chosen on validation data."""
+
+    rule: Literal["youden", "specificity", "sensitivity"] = "youden"
+    """The threshold: of the largest Youden index, or the best one that keeps a specificity or a sensitivity."""
+    at: float = 0.9
+    """The specificity or sensitivity to keep."""
+    temperature: bool = True
+    """Scale the logits by one temperature, so that probabilities mean what they say."""
+    prevalence: float = 0.0
+    """Give PPV and NPV also at this prevalence; 0 gives them at the data's own alone."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.at < 1 and 0 <= self.prevalence < 1):
+            raise InputError(
+                f"--decide.at {self.at}, --decide.prevalence {self.prevalence}: must be between 0 and 1", usage=True
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """AdamW with a clipped gradient, a linear warm-up over a tenth of the steps, and a cosine decay."""
 
@@ -89,6 +109,24 @@ class Optimizer:
 
         rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
         return optax.chain(optax.clip_by_global_norm(self.clip), optax.adamw(rate, weight_decay=self.weight_decay))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What every experiment's settings have; its own file adds the rest."""
+
+    data: Data = Data()
+    train: Train = Train()
+    engine: ENGINES = "auto"
+    preset: PRESETS = "fast"
+    seeds: int = 1
+    """Train so many times, with seeds that count up, and report the mean and the ensemble."""
+    folds: int = 0
+    """Cross-validate in so many folds over all cases outside a given test split; 0 trains once on one split."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.folds < 0 or self.folds == 1:
+            raise InputError(f"--seeds {self.seeds} must be 1 or more, --folds {self.folds} 0 or at least 2", usage=True)
 
 
 def parse(presets: Mapping[str, Any], args: Sequence[str], *, preset: str, program: str) -> Any:

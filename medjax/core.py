@@ -138,6 +138,7 @@ class Job(NamedTuple):
     write(rows, cases) -> {relative file name: text}
     calibrate(rows, cases) -> point: all that is chosen on validation data (thresholds), as plain arrays.
     decide(point, rows) -> rows with those choices applied.
+    start(state) -> State to train from, such as one with pretrained weights; asked once, never on resuming.
     """
 
     about: About
@@ -152,6 +153,7 @@ class Job(NamedTuple):
     write: Callable[[Rows, Cases], dict[str, str]]
     calibrate: Callable[[Rows, Cases], dict[str, np.ndarray]] = _no_point
     decide: Callable[[Mapping[str, np.ndarray], Rows], Rows] = _as_is
+    start: Callable[[State], State] | None = None
 
 
 class Cases:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 
 from medjax import metrics
 from medjax.core import Cases, Job, Rows
-from medjax.data.load import NOT_POSSIBLE, Dataset
+from medjax.data.load import NOT_POSSIBLE
 from medjax.errors import InputError
 from medjax.files import write_bytes, write_json, write_text
+from medjax.members import Outcome, average, by_fold, ensemble_point, pool
 from medjax.metrics.bootstrap import MIN_CLUSTERS, is_biased
 
 RESAMPLES = 1000
 SHORTCUT = 0.7  # AUROC of the header baseline from which it is called a shortcut
+SUBGROUPS = ("sex", "age", "view", "site")
+SMALLEST_SUBGROUP = 20
 BASELINES, SEEN = "baselines.npz", "seen.txt"
 
 
@@ -41,11 +44,15 @@ def load_seen(folder: Path) -> list[str]:
     return (folder / SEEN).read_text().split()
 
 
-def save_baselines(folder: Path, fitted: Mapping[str, Mapping[str, np.ndarray]], point: Mapping[str, np.ndarray]) -> None:
-    """Baselines and the network's operating point as plain arrays in one file."""
+def save_baselines(
+    folder: Path, fitted: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], points: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    """Baselines {member: {baseline: arrays}} and operating points {member: point} as plain arrays in one file."""
+    everything = {m: {**fitted.get(m, {}), "": points[m]} for m in points}
     flat: dict[str, Any] = {
-        f"{name}|{key}": np.asarray(value)
-        for name, arrays in {**fitted, "": {**point}}.items()
+        f"{member}|{name}|{key}": np.asarray(value)
+        for member, of in everything.items()
+        for name, arrays in of.items()
         for key, value in arrays.items()
     }
     out = io.BytesIO()
@@ -53,8 +60,10 @@ def save_baselines(folder: Path, fitted: Mapping[str, Mapping[str, np.ndarray]],
     write_bytes(folder / BASELINES, out.getvalue())
 
 
-def load_baselines(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """(baselines, the network's operating point) that `save_baselines` wrote.
+def load_baselines(
+    folder: Path,
+) -> tuple[dict[str, dict[str, dict[str, np.ndarray]]], dict[str, dict[str, np.ndarray]]]:
+    """(baselines, operating points) by member, as `save_baselines` wrote them.
 
     Raises:
       InputError: the run has not come so far.
@@ -62,12 +71,16 @@ def load_baselines(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict
     path = folder / BASELINES
     if not path.is_file():
         raise InputError(f"{folder}: the run is not finished\ngo on with it: medjax resume {folder}")
-    fitted: dict[str, dict[str, np.ndarray]] = {}
+    fitted: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    points: dict[str, dict[str, np.ndarray]] = {}
     with np.load(path, allow_pickle=False) as flat:
-        for key in flat.files:
-            name, _, array = key.partition("|")
-            fitted.setdefault(name, {})[array] = flat[key]
-    return fitted, fitted.pop("", {})
+        for entry in flat.files:
+            member, name, key = entry.split("|", 2)
+            if name:
+                fitted.setdefault(member, {}).setdefault(name, {})[key] = flat[entry]
+            else:
+                points.setdefault(member, {})[key] = flat[entry]
+    return fitted, points
 
 
 def score_baselines(job: Job, fitted: Mapping[str, Mapping[str, np.ndarray]], cases: Cases) -> dict[str, Rows]:
@@ -87,29 +100,28 @@ def match_on_header(cases: Cases, others: Mapping[str, Rows]) -> Cases:
     return cases.extend(pair=metrics.matched_pairs(cases["label"], np.log(share / (1 - share))))
 
 
-def measure_all(job: Job, cases: Cases, rows: Mapping[str, Rows]) -> dict[str, dict[str, dict[str, Any]]]:
+def measure_all(job: Job, cases: Cases, rows: Mapping[str, Sequence[Rows]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Every model's metrics with intervals, and the others' differences to the first, on the same resamples.
 
     Args:
       job: its `measure` is called on the cases and on each bootstrap resample of whole groups.
       cases: with `label`, `group`, and `pair` where pairs were matched.
-      rows: {model: rows}, the network first.
+      rows: {model: rows of each of its members}, the network first; a metric is the mean over the members, in every resample.
 
     Returns:
       {"metrics": {model: {metric: {"value", "ci95", "n"}}}, "comparisons": {model: {metric: {"difference", "ci95"}}},
       "undefined": {metric: reason} of the network's}
     """
-    group, label = cases["group"], cases["label"]
-    points = {name: job.measure(r, cases) for name, r in rows.items()}
+    group = cases["group"]
+    points = {name: _mean([job.measure(r, cases) for r in members]) for name, members in rows.items()}
     draws: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     reason = metrics.why_no_interval(group) if len(np.unique(group)) < MIN_CLUSTERS else ""
     if not reason:
         for index in metrics.resamples(len(cases), group, RESAMPLES, 0):
             part = cases.take(index)
-            for name, r in rows.items():
-                draws[name].append(job.measure({key: x[index] for key, x in r.items()}, part))
-    network = next(iter(rows))
-    known = int((label >= 0).sum() if label.dtype.kind in "iu" else np.isfinite(label).sum())
+            for name, members in rows.items():
+                draws[name].append(_mean([job.measure({key: x[index] for key, x in r.items()}, part) for r in members]))
+    network, known = next(iter(rows)), count_known(cases)
 
     def with_interval(values: np.ndarray, key: str, value: float, metric: str) -> dict[str, Any]:
         ci = None if reason else metrics.interval(values, value, biased=is_biased(metric))
@@ -140,46 +152,87 @@ def measure_all(job: Job, cases: Cases, rows: Mapping[str, Rows]) -> dict[str, d
     return found
 
 
+def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the members; not a number where one of them has none."""
+    return {name: float(np.mean([v[name] for v in values])) for name in values[0]} if len(values) > 1 else dict(values[0])
+
+
+def count_known(cases: Cases) -> int:
+    """Cases with a label; of several labels, with one at least."""
+    label = cases["label"]
+    known = label >= 0 if label.dtype.kind in "iu" else np.isfinite(label)
+    return int(known.reshape(len(cases), -1).any(1).sum())
+
+
+def rows_of_members(job: Job, trained: Sequence[Outcome], split: str) -> tuple[Cases, dict[str, list[Rows]]]:
+    """(cases, {model: decided rows of each member}) of a split, the network first; the folds of "cv" are pooled."""
+    folds = by_fold(trained)
+    if split == "cv":
+        parts = [(fold[0].data.cases["cv"], fold) for fold in folds]
+        scored = [score_baselines(job, fold[0].baselines, cases) for cases, fold in parts]
+        cases = pool([(cases, {}) for cases, _ in parts])[0]
+        rows = {"network": [_pool([job.decide(f[s].point, f[s].rows[split]) for f in folds]) for s in range(len(folds[0]))]}
+        return cases, {**rows, **{name: [_pool([part[name] for part in scored])] for name in scored[0]}}
+    cases = trained[0].data.cases[split]
+    scored = [score_baselines(job, fold[0].baselines, cases) for fold in folds]
+    rows = {"network": [job.decide(t.point, t.rows[split]) for t in trained]}
+    return cases, {**rows, **{name: [part[name] for part in scored] for name in scored[0]}}
+
+
+def combined_rows(job: Job, trained: Sequence[Outcome], split: str, point: Mapping[str, np.ndarray]) -> Rows:
+    """The decided rows that a run stands for: of its only member, or of the members' averaged scores.
+
+    In "cv" each fold has its own operating point, since only its own validation cases are strange to its members.
+    """
+    if split == "cv":
+        return _pool([job.decide(ensemble_point(job, f), average([t.rows[split] for t in f])) for f in by_fold(trained)])
+    return job.decide(point, average([t.rows[split] for t in trained]))
+
+
+def _pool(parts: Sequence[Rows]) -> Rows:
+    return {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
+
+
 def assess(
-    job: Job,
-    data: Dataset,
-    rows: Mapping[str, Rows],
-    point: Mapping[str, np.ndarray],
-    fitted: Mapping[str, Mapping[str, np.ndarray]],
-    folder: Path,
-    facts: Mapping[str, Any],
+    job: Job, trained: Sequence[Outcome], folder: Path, facts: Mapping[str, Any], *, point: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Everything a run says of its numbers: predictions/, figures/, report.json and report.html.
 
     Args:
       job: the job.
-      data: all splits; those named in `rows` are measured, the last of them for the baselines and figures.
-      rows: {split: rows of the network}.
-      point: the network's operating point, from validation data.
-      fitted: the baselines.
+      trained: the members; the splits of their rows are measured, the last of them for the baselines and figures. With folds
+        their validation splits differ and are not measured.
       folder: where to write.
       facts: further entries of report.json.
+      point: the operating point of the members' averaged rows.
 
     Returns:
       The content of report.json.
     """
-    measured, comparisons = {}, {}
+    about, data = job.about, trained[0].data
+    folded = trained[0].member.fold is not None
+    splits = [split for split in trained[0].rows if not (folded and split == "val")]
+    measured: dict[str, Any] = {}
     undefined: dict[str, Any] = {}
-    for split, raw in rows.items():
-        network = job.decide(point, raw)
-        others = score_baselines(job, fitted, data.cases[split])
-        cases = match_on_header(data.cases[split], others)
-        found = measure_all(job, cases, {"network": network, **others})
+    held = {}
+    for split in splits:
+        cases, rows = rows_of_members(job, trained, split)
+        others = {name: members[0] for name, members in rows.items() if name != "network"}
+        cases = match_on_header(cases, others)
+        found = measure_all(job, cases, rows)
         measured[split] = found["metrics"].pop("network")
         baselines, comparisons = found["metrics"], found["comparisons"]
         undefined |= {f"{name} ({split})": reason for name, reason in found["undefined"].items()}
+        network, held[split] = combined_rows(job, trained, split, point), cases
+        if len(trained) > 1 and split == "test":
+            measured["ensemble"] = measure_all(job, cases, {"network": [network]})["metrics"]["network"]
         write_predictions(job, folder / "predictions", split, network, cases)
     shortcut, warnings = audit_shortcut(baselines, split)
     if data.audit.get("near_copies", {}).get("search") == NOT_POSSIBLE:
         warnings.append(f"Near-copies of images: {NOT_POSSIBLE}. The splits may share pictures that only look different.")
-    about = job.about
+    described = held if folded else data.cases
     audit = {**data.audit, "shortcut": shortcut, "undefined": undefined}
-    audit["prevalence"] = {s: count_classes(c, about.classes) for s, c in data.cases.items()}
+    audit["prevalence"] = {s: count_classes(c, about.classes) for s, c in described.items()}
     names = {name.split("/")[0] for values in measured.values() for name in values}
     report = {
         "task": about.task,
@@ -192,7 +245,7 @@ def assess(
         "data": {
             "name": about.data,
             "fingerprint": data.fingerprint,
-            "splits": {s: describe_split(c, about.classes) for s, c in data.cases.items()},
+            "splits": {s: describe_split(c, about.classes) for s, c in described.items()},
             "audit": audit,
         },
         "metrics": measured,
@@ -200,11 +253,11 @@ def assess(
         "definitions": {name: text for name, text in about.definitions.items() if name in names},
         "baselines": baselines,
         "comparisons": comparisons,
+        "subgroups": measure_subgroups(job, cases, network),
         "point": {name: np.asarray(value).tolist() for name, value in point.items()},
-        **{key: value for key, value in facts.items() if key != "seed"},
+        **facts,
+        "seeds": [describe_member(job, t) for t in trained],
     }
-    values = {split: {name: entry["value"] for name, entry in entries.items()} for split, entries in measured.items()}
-    report["seeds"] = [{"seed": facts.get("seed"), "fold": None, "metrics": values}]
     from medjax.report import figures
     from medjax.report.html import write_html
 
@@ -215,15 +268,58 @@ def assess(
     return report
 
 
+def describe_member(job: Job, trained: Outcome) -> dict[str, Any]:
+    """An entry of report.json's `seeds`: a member's own numbers at its own operating point."""
+    values = {}
+    for split, rows in trained.rows.items():
+        found = job.measure(job.decide(trained.point, rows), trained.data.cases[split])
+        values[split] = {name: float(value) for name, value in found.items() if np.isfinite(value)}
+    return {
+        "seed": trained.member.seed,
+        "fold": trained.member.fold,
+        "best_step": trained.best_step,
+        "metrics": values,
+    }
+
+
+def measure_subgroups(job: Job, cases: Cases, rows: Rows) -> dict[str, dict[str, Any]]:
+    """{column: {value: {"n", "metrics": {metric: {"value", "ci95"}}}}} of the columns in `SUBGROUPS` that the cases have.
+
+    Ages are put in bands of 20 years. Values of fewer than `SMALLEST_SUBGROUP` cases are left out, and columns with less than
+    two values left. Only metrics over all classes are given.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for column in SUBGROUPS:
+        if column not in cases:
+            continue
+        value = _bands(cases[column]) if column == "age" else cases[column]
+        names, counts = np.unique(value, return_counts=True)
+        kept = [str(name) for name, count in zip(names, counts) if name and count >= SMALLEST_SUBGROUP]
+        if len(kept) < 2:
+            continue
+        found[column] = {}
+        for name in kept:
+            index = np.flatnonzero(value == name)
+            part = {key: x[index] for key, x in rows.items()}
+            entries = measure_all(job, cases.take(index), {"network": [part]})["metrics"]["network"]
+            found[column][name] = {"n": len(index), "metrics": {m: entry for m, entry in entries.items() if "/" not in m}}
+    return found
+
+
+def _bands(age: np.ndarray) -> np.ndarray:
+    """Ages in years as "0-19", "20-39", ...; "" where it is not known."""
+    low = np.where(np.isfinite(age), age // 20 * 20, -1).astype(int)
+    return np.array([f"{a}-{a + 19}" if a >= 0 else "" for a in low])
+
+
 def describe_split(cases: Cases, classes: tuple[str, ...]) -> dict[str, Any]:
     """{"n", "patients", "prevalence"} of report.json, with the number of groups; patients null where none is known."""
-    patient, counts = cases["patient"], count_classes(cases, classes)
-    known = max(sum(counts.values()), 1)
+    patient = cases["patient"]
     return {
         "n": len(cases),
         "patients": len(np.unique(patient[patient != ""])) or None,
         "groups": len(np.unique(cases["group"])),
-        "prevalence": {name: round(count / known, 6) for name, count in counts.items()},
+        "prevalence": {name: round(share, 6) for name, share in prevalence(cases, classes).items()},
     }
 
 
@@ -232,7 +328,15 @@ def count_classes(cases: Cases, classes: tuple[str, ...]) -> dict[str, int]:
     label = cases["label"]
     if label.dtype.kind not in "iu":
         return {}
-    return dict(zip(classes, np.bincount(label[label >= 0], minlength=len(classes)).tolist(), strict=False))
+    counts = (label == 1).sum(0) if label.ndim == 2 else np.bincount(label[label >= 0], minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=False))
+
+
+def prevalence(cases: Cases, classes: tuple[str, ...]) -> dict[str, float]:
+    """{class: its share of the cases whose label is known}."""
+    counts, label = count_classes(cases, classes), cases["label"]
+    known = (label >= 0).sum(0) if label.ndim == 2 else np.full(len(counts), sum(counts.values()))
+    return {name: count / max(int(n), 1) for (name, count), n in zip(counts.items(), known)}
 
 
 def ci_unit(cases: Cases) -> str:

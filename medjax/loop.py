@@ -18,7 +18,7 @@ from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import Bar, hushed, say
 from medjax.core import Job, State, augmented, current_scope, scope
-from medjax.data.load import Dataset, load
+from medjax.data.load import Dataset, load, load_folds, split_fingerprint
 from medjax.data.pipeline import Prefetch, pipeline
 from medjax.engine import Engine, check_batch_size, make_engine
 from medjax.errors import InputError
@@ -26,6 +26,7 @@ from medjax.experiments import origin
 from medjax.files import cache_dir
 from medjax.flops import count_parameters, human
 from medjax.infer import batches, infer
+from medjax.members import ENSEMBLE, Member, Outcome, by_fold, checkpoint_folder, ensemble_point, list_members
 from medjax.memory import give_back_memory, keep_freed_memory
 from medjax.nn.onednn import in_force
 
@@ -97,44 +98,81 @@ def go_on(
         began = time.perf_counter()
         keep_freed_memory()
         use_compilation_cache()
-        data = load(job, config.data, say)
-        _check_same_split(folder, data)
-        task = augmented(job.task, job.augment)
-        engine = make_engine(task, config.engine, devices, precision=config.train.precision)
+        datasets = load_all(job, config)
+        prints = {"data_fingerprint": datasets[0].fingerprint, "split_fingerprint": split_fingerprint(datasets)}
+        _check_same_split(folder, prints)
+        engine = make_engine(augmented(job.task, job.augment), config.engine, devices, precision=config.train.precision)
         check_batch_size(config.train.batch_size, engine.devices)
-        checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
-        try:
-            whole = checkpoints.latest() is None
+        note_environment(config, engine, folder, prints)
+        members = list_members(config)
+        whole = not any(f.name.isdigit() for f in (folder / "checkpoints").glob("**/*") if f.is_dir())
+        trained: list[Outcome] = []
+        spent: list[dict[str, Any]] = []
+        for k, member in enumerate(members):
+            if member.name:
+                say(f"member {k + 1} of {len(members)}: {member.name}")
+            data = datasets[member.fold or 0]
             try:
-                state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, quiet)
+                state, progress, facts = _train_member(job, config, data, engine, folder, member, quiet)
             except Interrupted as stop:
                 how = f"medjax resume {folder}" if experiment != CUSTOM else f"medjax.resume(job, config, {str(folder)!r})"
                 raise Interrupted(f"{stop}, saved; go on with: {how}") from None
-            best = progress.best_step or progress.step
-            if best != progress.step:
-                state, _ = checkpoints.restore(best, abstract_state(engine, config, data))
-        finally:
-            checkpoints.close()
-        say("evaluating, with baselines and intervals")
-        rows = {split: infer(engine, state, data.cases[split], config.train.batch_size) for split in ("val", "test")}
-        fitted = evaluation.fit_baselines(job, data.cases["train"], data.cases["val"])
-        point = job.calibrate(rows["val"], data.cases["val"])
-        evaluation.save_baselines(folder, fitted, point)
-        evaluation.save_seen(folder, data.cases["train"], data.cases["val"])
-        facts |= {
-            "experiment": experiment,
-            "command": run.read_record(folder)["command"],
-            "seed": config.train.seed,
-        }
+            rows = {s: infer(engine, state, c, config.train.batch_size) for s, c in data.cases.items() if s != "train"}
+            point = job.calibrate(rows["val"], data.cases["val"])
+            shared = next((t.baselines for t in trained if t.member.fold == member.fold), None)
+            if shared is None:
+                say("fitting the baselines")
+                shared = evaluation.fit_baselines(job, data.cases["train"], data.cases["val"])
+            trained.append(Outcome(member, data, rows, point, shared, progress.best_step or progress.step))
+            spent.append(facts)
+        say("evaluating, with intervals")
+        chosen = ensemble_point(job, trained)
+        fitted = {fold[0].member.name: fold[0].baselines for fold in by_fold(trained)}
+        evaluation.save_baselines(folder, fitted, {t.member.name: t.point for t in trained} | {ENSEMBLE: chosen})
+        evaluation.save_seen(folder, *(t.data.cases[split] for t in trained for split in ("train", "val")))
+        facts = {"experiment": experiment, "command": run.read_record(folder)["command"], **_together(spent)}
         if whole:  # of a resumed run, nobody knows
             facts["duration_s"] = round(time.perf_counter() - began, 1)
-        report = evaluation.assess(job, data, rows, point, fitted, folder, facts)
+        report = evaluation.assess(job, trained, folder, facts, point=chosen)
         return Trained(folder, state, progress, engine, report)
 
 
-def _check_same_split(folder: Path, data: Dataset) -> None:
+def load_all(job: Job, config: Any) -> list[Dataset]:
+    """The job's data: one Dataset, or one for each fold."""
+    folds = getattr(config, "folds", 0)
+    return load_folds(job, config.data, folds, say) if folds else [load(job, config.data, say)]
+
+
+def _train_member(
+    job: Job, config: Any, data: Dataset, engine: Engine, folder: Path, member: Member, quiet: bool
+) -> tuple[State, Progress, dict[str, Any]]:
+    """Train a member, or find it trained. Returns the State of its best checkpoint, its Progress, and `_fit`'s facts."""
+    checkpoints = Checkpoints(checkpoint_folder(folder, member), keep=config.train.keep)
+    try:
+        state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, member, quiet)
+        best = progress.best_step or progress.step
+        if best != progress.step:
+            state, _ = checkpoints.restore(best, abstract_state(engine, config, data))
+    finally:
+        checkpoints.close()
+    return state, progress, facts
+
+
+def _together(spent: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What report.json tells of all members' training: mean speeds, summed counts, the step where there is only one."""
+    first = spent[0]
+    if len(spent) == 1:
+        return first
+    speeds = {name: round(float(np.mean([f["throughput"][name] for f in spent])), 3) for name in first["throughput"]}
+    speeds["compile_s"] = max(f["throughput"]["compile_s"] for f in spent)  # shared: the later members compile nothing
+    skipped = sum(f["skipped_steps"] for f in spent)
+    return {**{k: v for k, v in first.items() if k != "best_step"}, "throughput": speeds, "skipped_steps": skipped}
+
+
+def _check_same_split(folder: Path, prints: dict[str, str]) -> None:
     """A resumed run must train and test on the sides it began with."""
-    if run.read_environment(folder).get("split_fingerprint", mine := data.split_fingerprint()) != mine:
+    mine = prints["split_fingerprint"]
+    if run.read_environment(folder).get("split_fingerprint", mine) != mine:
         raise InputError(
             f"{folder}: the data, or how it is split, is not what the run began with\n"
             "restore it, or train anew with another --out"
@@ -178,16 +216,25 @@ def _example(engine: Engine, config: Any, data: Dataset) -> Any:
     return engine.put(batch)
 
 
+def note_environment(config: Any, engine: Engine, folder: Path, prints: dict[str, str]) -> None:
+    """Write environment.json, the path of convolutions in it."""
+    convolutions = _convolutions(run.read_environment(folder).get("convolutions"))
+    precision = config.train.precision
+    run.write_environment(folder, engine=engine.kind, precision=precision, convolutions=convolutions, **prints)
+
+
 def _fit(
-    job: Job, config: Any, data: Dataset, engine: Engine, checkpoints: Checkpoints, folder: Path, quiet: bool
+    job: Job, config: Any, data: Dataset, engine: Engine, checkpoints: Checkpoints, folder: Path, member: Member, quiet: bool
 ) -> tuple[State, Progress, dict[str, Any]]:
     """The loop. Returns the last State, the Progress, and the facts that report.json tells of the training."""
     settings = config.train
-    make = pipeline(data.cases["train"], settings.batch_size, seed=settings.seed, sampling=config.data.sampling)
-    example, key = engine.put(make(0)), jax.random.key(settings.seed)
+    make = pipeline(data.cases["train"], settings.batch_size, seed=member.seed, sampling=config.data.sampling)
+    example, key = engine.put(make(0)), jax.random.key(member.seed)
     latest = checkpoints.latest()
     if latest is None:
         state, progress = engine.init(key, example), Progress()
+        if job.start is not None:
+            state = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), job.start(state), state)
     else:
         state, progress = checkpoints.restore(latest, engine.abstract(key, example))
 
@@ -197,10 +244,7 @@ def _fit(
     give_back_memory()
     compile_s = engine.update.seconds + engine.evaluate.seconds
     parameters, flops = count_parameters(state.params), engine.update.flops
-    prints = {"data_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint()}
-    convolutions = _convolutions(run.read_environment(folder).get("convolutions"))
-    run.write_environment(folder, engine=engine.kind, precision=settings.precision, convolutions=convolutions, **prints)
-    log = run.MetricsLog(folder)
+    log = run.MetricsLog(folder, member.name)
     log.rewind(progress.step)
 
     feed = Prefetch(make, engine.put, progress.step, settings.steps)

@@ -129,21 +129,22 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """metrics.jsonl: an object a line with `step`, `time` in seconds of training, and values."""
+    """metrics.jsonl: an object a line with `step`, `time` in seconds of training, values; `member` where several."""
 
-    def __init__(self, folder: Path):
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, member: str = ""):
+        self.path, self.member = folder / "metrics.jsonl", member
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after `step` and any half-written line: the loop is about to write it again."""
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        """Forget what this member logged after `step` and any half-written line: the loop is about to write it again."""
+        kept = [x for x in read_metrics(self.path) if x["step"] <= step or x.get("member", "") != self.member]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, **values: Any) -> None:
         """Add a line. NaN and infinity, which JSON does not have, become null."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        named = {"member": self.member, **plain} if self.member else plain
         with open(self.path, "a") as handle:
-            handle.write(json.dumps(plain, allow_nan=False) + "\n")
+            handle.write(json.dumps(named, allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def direct_bootstrap(cases, models, count, rng):
 def test_intervals_agree_with_a_direct_bootstrap():
     cases = make_cases()
     models = {"network": make_rows(cases, 0, 0.7), "other": make_rows(cases, 1, 1.5)}
-    found = evaluation.measure_all(make_job(), cases, models)
+    found = evaluation.measure_all(make_job(), cases, {name: [rows] for name, rows in models.items()})
     draws = list(direct_bootstrap(cases, models, 1000, np.random.default_rng(5)))
     for name, rows in models.items():
         for metric, value in sklearn_measures(cases["label"], rows).items():
@@ -97,8 +97,8 @@ def test_intervals_draw_groups_not_cases():
     cases = make_cases(groups=30, size=1)
     rows = make_rows(cases)
     copies = np.repeat(np.arange(30), 30)
-    one = evaluation.measure_all(make_job(), cases, {"network": rows})["metrics"]["network"]
-    many = evaluation.measure_all(make_job(), cases.take(copies), {"network": {k: x[copies] for k, x in rows.items()}})
+    one = evaluation.measure_all(make_job(), cases, {"network": [rows]})["metrics"]["network"]
+    many = evaluation.measure_all(make_job(), cases.take(copies), {"network": [{k: x[copies] for k, x in rows.items()}]})
     for metric in ("auroc", "accuracy", "brier"):
         np.testing.assert_allclose(many["metrics"]["network"][metric]["ci95"], one[metric]["ci95"], atol=1e-9)
 
@@ -107,7 +107,7 @@ def test_intervals_draw_groups_not_cases():
 def test_too_few_groups_have_no_interval(groups, has_interval):
     cases = make_cases(groups=groups, size=5)
     rows = make_rows(cases)
-    found = evaluation.measure_all(make_job(), cases, {"network": rows, "same": rows})
+    found = evaluation.measure_all(make_job(), cases, {"network": [rows], "same": [rows]})
     for entry in (found["metrics"]["network"]["accuracy"], found["comparisons"]["same"]["accuracy"]):
         if has_interval:
             assert entry["ci95"] is not None
@@ -121,7 +121,7 @@ def test_too_few_groups_have_no_interval(groups, has_interval):
 def test_a_model_does_not_differ_from_itself():
     cases = make_cases()
     rows = make_rows(cases)
-    found = evaluation.measure_all(make_job(), cases, {"network": rows, "copy": dict(rows)})
+    found = evaluation.measure_all(make_job(), cases, {"network": [rows], "copy": [dict(rows)]})
     assert set(found["comparisons"]) == {"copy"}
     for metric, entry in found["comparisons"]["copy"].items():
         assert entry["difference"] == 0, metric
@@ -134,17 +134,32 @@ def test_paired_differences_are_narrower_than_unpaired():
     rows = make_rows(cases)
     worse = np.clip(rows["score"][:, 1] * 0.8, 0, 1)
     others = {"score": np.stack([1 - worse, worse], 1), "pred": rows["pred"]}
-    found = evaluation.measure_all(make_job(), cases, {"network": rows, "other": others})
+    found = evaluation.measure_all(make_job(), cases, {"network": [rows], "other": [others]})
     width = np.ptp(found["comparisons"]["other"]["log_loss"]["ci95"])
     unpaired = np.hypot(*(np.ptp(found["metrics"][name]["log_loss"]["ci95"]) for name in ("network", "other")))
     assert width < 0.8 * unpaired
+
+
+def test_members_are_averaged_in_every_resample():
+    """The value is the mean over the members, and so is each draw: the interval is of the mean, not of its members."""
+    cases = make_cases()
+    members = [make_rows(cases, seed, 0.7) for seed in range(3)]
+    found = evaluation.measure_all(make_job(), cases, {"network": members, "other": [make_rows(cases, 9, 1.5)]})
+    alone = [sklearn_measures(cases["label"], rows) for rows in members]
+    entry = found["metrics"]["network"]["auroc"]
+    assert entry["value"] == pytest.approx(np.mean([m["auroc"] for m in alone]))
+    draws = direct_bootstrap(cases, dict(enumerate(members)), 1000, np.random.default_rng(6))
+    ends = np.quantile([np.mean([d[k]["auroc"] for k in range(3)]) for d in draws], (0.025, 0.975))
+    np.testing.assert_allclose(entry["ci95"], ends, atol=np.ptp(ends) / 8)
+    other = found["metrics"]["other"]["auroc"]["value"]
+    assert found["comparisons"]["other"]["auroc"]["difference"] == pytest.approx(entry["value"] - other)
 
 
 def test_what_is_undefined_is_left_out_and_named():
     cases = make_cases()
     healthy = cases.take(cases["label"] == 0)
     rows = make_rows(healthy)
-    found = evaluation.measure_all(make_job(), healthy, {"network": rows, "other": make_rows(healthy, 1)})
+    found = evaluation.measure_all(make_job(), healthy, {"network": [rows], "other": [make_rows(healthy, 1)]})
     assert "accuracy" in found["metrics"]["network"]
     for metric in ("auroc", "auprc", "sensitivity"):
         assert metric not in found["metrics"]["network"]
@@ -163,7 +178,7 @@ def test_what_is_rarely_defined_has_no_interval():
         ids = set(part["id"])
         return {"rare": 1.0 if {"c1", "c2", "c3"} <= ids else np.nan, "often": float("c1" in ids) or np.nan}
 
-    found = evaluation.measure_all(make_job(measure), cases, {"network": make_rows(cases)})["metrics"]["network"]
+    found = evaluation.measure_all(make_job(measure), cases, {"network": [make_rows(cases)]})["metrics"]["network"]
     assert found["often"]["ci95"] == [1, 1]
     assert found["rare"]["ci95"] is None
     assert "half" in found["rare"]["reason"]
@@ -174,7 +189,7 @@ def test_cases_without_a_label_do_not_count():
     label = np.where(np.arange(len(cases)) % 4 == 0, -1, cases["label"])
     rows = make_rows(cases)
     gaps = Cases({**cases.columns, "label": label})
-    entry = evaluation.measure_all(make_job(), gaps, {"network": rows})["metrics"]["network"]["auroc"]
+    entry = evaluation.measure_all(make_job(), gaps, {"network": [rows]})["metrics"]["network"]["auroc"]
     known = label >= 0
     assert entry["n"] == known.sum() == 90
     assert entry["value"] == pytest.approx(roc_auc_score(label[known], rows["score"][known, 1]))
@@ -186,7 +201,7 @@ def test_matched_pairs_count_pairs():
     job = make_job()
     matched = evaluation.match_on_header(cases, {"header": header})
     pair, label, score = matched["pair"], cases["label"], make_rows(cases)["score"][:, 1]
-    entry = evaluation.measure_all(job, matched, {"network": make_rows(cases)})["metrics"]["network"]["auroc_matched"]
+    entry = evaluation.measure_all(job, matched, {"network": [make_rows(cases)]})["metrics"]["network"]["auroc_matched"]
     right = []
     for p in range(pair.max() + 1):
         (positive,) = np.flatnonzero((pair == p) & (label == 1))
@@ -217,20 +232,21 @@ def test_baselines_keep_their_arrays_and_points_in_a_file(tmp_path):
     fitted = evaluation.fit_baselines(job, train, val)
     assert fitted_on == [(60, 60)]
     point = {"threshold": np.array(0.25)}
-    evaluation.save_baselines(tmp_path, fitted, point)
-    again, same_point = evaluation.load_baselines(tmp_path)
-    assert same_point == point
-    assert again.keys() == {"shifted"}
+    evaluation.save_baselines(tmp_path, {"": fitted, "fold1": fitted}, {"": point, "fold1": point, "ensemble": point})
+    again, points = evaluation.load_baselines(tmp_path)
+    assert points == {"": point, "fold1": point, "ensemble": point}
+    assert again.keys() == {"", "fold1"}
+    assert again[""].keys() == {"shifted"}
     for name, array in fitted["shifted"].items():
-        np.testing.assert_array_equal(again["shifted"][name], array)
+        np.testing.assert_array_equal(again[""]["shifted"][name], array)
     # Decided at the baseline's own threshold, which is validation's best, not at the network's.
     best = metrics.youden_threshold(val["label"], score[60:, 1] + 0.125)
-    rows = evaluation.score_baselines(job, again, val)["shifted"]
+    rows = evaluation.score_baselines(job, again[""], val)["shifted"]
     np.testing.assert_array_equal(rows["pred"], (score[60:, 1] + 0.125 >= best).astype(int))
 
 
 def test_a_file_with_pickled_baselines_is_not_opened(tmp_path):
-    np.savez(tmp_path / evaluation.BASELINES, **{"logistic|coef": np.array([{"any": "object"}])})
+    np.savez(tmp_path / evaluation.BASELINES, **{"|logistic|coef": np.array([{"any": "object"}])})
     with pytest.raises(ValueError, match="pickle"):
         evaluation.load_baselines(tmp_path)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from medjax.core import Cases, Job
 from medjax.data.prepare import Prepared, prepare
-from medjax.data.split import clear_leaks, group_cases, make_splits
+from medjax.data.split import clear_leaks, group_cases, make_folds, make_splits
 from medjax.errors import InputError
 
 NOT_POSSIBLE = "not searched, since the images are under 64 pixels or more than 20,000"
@@ -44,16 +44,57 @@ def load(job: Job, settings: Any, say: Callable[[str], None]) -> Dataset:
       InputError: see `prepare`, `make_splits` and `clear_leaks`; a split that loses all its cases, a training
         split of one class only.
     """
-    prepared = prepare(job.sources(), job.preprocess, near=settings.near_copies, say=say)
-    cases, classes = with_groups(prepared), job.about.classes
-    patient, content, label = cases["patient"], cases["content"], cases["label"]
-    _check_labels(cases, classes)
-    # Each class is split in proportion; a number to be predicted has no classes.
-    strata = label if label.dtype.kind in "iu" else np.zeros(len(label), int)
+    prepared, cases, strata = _prepare(job, settings, say)
     index = make_splits(
-        cases["given"], cases["group"], strata, fractions=settings.fractions, seed=settings.split_seed, classes=classes
+        cases["given"],
+        cases["group"],
+        strata,
+        fractions=settings.fractions,
+        seed=settings.split_seed,
+        classes=job.about.classes,
     )
-    index, leaks = clear_leaks(index, content=content, patient=patient, on_leak=settings.on_leak)
+    return _dataset(job, settings, prepared, cases, index)
+
+
+def load_folds(job: Job, settings: Any, folds: int, say: Callable[[str], None]) -> list[Dataset]:
+    """As `load`, a Dataset for each fold of a cross-validation over all cases but those of a given test split.
+
+    Each has the splits "cv", the cases held out, "val", carved out of the others by --data.fractions, and "train"; and "test"
+    where the data gives one.
+    """
+    prepared, cases, strata = _prepare(job, settings, say)
+    train, val, _ = settings.fractions
+    parts = make_folds(
+        cases["given"],
+        cases["group"],
+        strata,
+        folds=folds,
+        val=val / (train + val),
+        seed=settings.split_seed,
+        classes=job.about.classes,
+    )
+    return [_dataset(job, settings, prepared, cases, index) for index in parts]
+
+
+def split_fingerprint(datasets: Sequence[Dataset]) -> str:
+    """SHA-256 over which case stands where, in all folds: the same only if a resumed run trains and tests on the same sides."""
+    prints = [data.split_fingerprint() for data in datasets]
+    return prints[0] if len(prints) == 1 else hashlib.sha256("\n".join(prints).encode()).hexdigest()
+
+
+def _prepare(job: Job, settings: Any, say: Callable[[str], None]) -> tuple[Prepared, Cases, np.ndarray]:
+    """(prepared, its cases with groups, int [n] what a split keeps in proportion)."""
+    prepared = prepare(job.sources(), job.preprocess, near=settings.near_copies, say=say)
+    cases = with_groups(prepared)
+    label = cases["label"]
+    _check_labels(cases, job.about.classes)
+    # Each class is split in proportion; a number to be predicted has no classes.
+    return prepared, cases, label if label.dtype.kind in "iu" else np.zeros(len(label), int)
+
+
+def _dataset(job: Job, settings: Any, prepared: Prepared, cases: Cases, index: dict[str, np.ndarray]) -> Dataset:
+    label, classes = cases["label"], job.about.classes
+    index, leaks = clear_leaks(index, content=cases["content"], patient=cases["patient"], on_leak=settings.on_leak)
     for split, rows in index.items():
         if not len(rows):
             raise InputError(

@@ -106,12 +106,40 @@ def make_splits(
     return {s: np.flatnonzero(split == s) for s in SPLITS}
 
 
+def make_folds(
+    given: np.ndarray, group: np.ndarray, label: np.ndarray, *, folds: int, val: float, seed: int, classes: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
+    """Index of the cases of train, val and cv for each fold; a given test split stays out of the folds and stands in each.
+
+    Args:
+      given: str [n], one of train, val, test, all.
+      group, label: int [n].
+      folds: how many, 2 or more.
+      val: share of the cases outside of a fold that its training leaves for validation.
+
+    Returns:
+      A dict for each fold: "cv" is the fold itself.
+    """
+    if folds < 2:
+        raise InputError(f"--folds {folds}: must be 2 or more", usage=True)
+    test, pool = np.flatnonzero(given == "test"), np.flatnonzero(given != "test")
+    part = split_groups(group[pool], label[pool], [1.0] * folds, seed=seed, classes=classes)
+    found = []
+    for fold in range(folds):
+        rest = pool[part != fold]
+        inner = split_groups(group[rest], label[rest], (1 - val, val), seed=seed, classes=classes)
+        index = {"train": rest[inner == 0], "val": rest[inner == 1], "cv": pool[part == fold]}
+        found.append({**index, "test": test} if len(test) else index)
+    return found
+
+
 def clear_leaks(
     splits: dict[str, np.ndarray], *, content: np.ndarray, patient: np.ndarray, on_leak: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Drop identical content from the training side, and stop at patients shared by two splits.
 
-    The test split loses nothing, the validation split what the test split holds, the training split what either holds.
+    The test split loses nothing, the validation split what the test split holds, the training split what either holds. A fold's
+    held-out cases stand behind a given test split.
 
     Returns:
       (splits, counts).
@@ -132,8 +160,9 @@ def clear_leaks(
             if shared:
                 counts[f"patients in both {a} and {b}"] = len(shared)
     kept = dict(splits)
-    for loser, winners in (("val", ("test",)), ("train", ("test", "val"))):
-        held = set().union(*(content[kept[w]] for w in winners))
+    order = [split for split in ("test", "cv", "val", "train") if split in kept]
+    for at, loser in enumerate(order):
+        held = set().union(*(content[kept[winner]] for winner in order[:at]))
         twice = np.isin(content[kept[loser]], list(held))
         if twice.any():
             counts[f"identical content dropped from {loser}"] = int(twice.sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,27 @@ import jax
 import numpy as np
 
 from medjax import evaluation, run
-from medjax.checkpoint import Checkpoints
+from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import say
-from medjax.core import Cases, Job, Rows, State
-from medjax.data.load import Dataset, load, load_one
+from medjax.core import Cases, Job, Rows
+from medjax.data.load import Dataset, load_one, split_fingerprint
 from medjax.data.prepare import read_cases
-from medjax.engine import Engine, make_engine
+from medjax.engine import make_engine
 from medjax.errors import InputError
 from medjax.files import publish, staging, write_json
 from medjax.infer import batches, infer
-from medjax.loop import use_compilation_cache
+from medjax.loop import load_all, use_compilation_cache
+from medjax.members import ENSEMBLE, Member, Outcome, average, checkpoint_folder, list_members
 from medjax.memory import keep_freed_memory
 
 
-def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Engine, State, int]:
-    """(engine, State of the run's best checkpoint, batch size) for cases of the run's shapes.
+def each_best(job: Job, config: Any, folder: Path, cases: Cases) -> Iterator[tuple[Member, Progress, Rows]]:
+    """(member, its Progress, rows of the cases by its best checkpoint) of every member of a run, one after the other.
 
     The batch size is the run's own, or the next that this machine's devices can share.
 
     Raises:
-      InputError: the run has no finished checkpoint.
+      InputError: a member has no finished checkpoint.
     """
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: has no checkpoints\ngo on with the run: medjax resume {folder}")
@@ -39,17 +40,19 @@ def restore_best(job: Job, config: Any, folder: Path, cases: Cases) -> tuple[Eng
     use_compilation_cache()
     engine = make_engine(job.task, config.engine, precision=config.train.precision)
     size = -(-config.train.batch_size // engine.devices) * engine.devices
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep)
-    try:
-        latest = checkpoints.latest()
-        if latest is None:
-            raise InputError(f"{folder}: has no finished checkpoint\ngo on with it: medjax resume {folder}")
-        batch, _ = next(batches(cases, size))
-        abstract = engine.abstract(jax.random.key(config.train.seed), engine.put(batch))
-        state, _ = checkpoints.restore(checkpoints.progress(latest).best_step or latest, abstract)
-    finally:
-        checkpoints.close()
-    return engine, state, size
+    for member in list_members(config):
+        checkpoints = Checkpoints(checkpoint_folder(folder, member), keep=config.train.keep)
+        try:
+            latest = checkpoints.latest()
+            if latest is None:
+                raise InputError(f"{folder}: has no finished checkpoint\ngo on with it: medjax resume {folder}")
+            batch, _ = next(batches(cases, size))
+            abstract = engine.abstract(jax.random.key(member.seed), engine.put(batch))
+            state, _ = checkpoints.restore(checkpoints.progress(latest).best_step or latest, abstract)
+            progress = checkpoints.progress(latest)
+        finally:
+            checkpoints.close()
+        yield member, progress, infer(engine, state, cases, size)
 
 
 def evaluate(
@@ -71,25 +74,34 @@ def evaluate(
     folder, out = Path(folder), Path(out)
     _check_new(out)
     _check_finished(folder)
-    fitted, point = evaluation.load_baselines(folder)
-    trained = json.loads((folder / "report.json").read_text())
-    data = _unseen(job, config, split, folder, trained["data"]["fingerprint"])
-    engine, state, size = restore_best(job, config, folder, data.cases[split])
-    rows = {split: infer(engine, state, data.cases[split], size)}
+    fitted, points = evaluation.load_baselines(folder)
+    before = json.loads((folder / "report.json").read_text())
+    data = _unseen(job, config, split, folder, before["data"]["fingerprint"])
+    trained = [
+        Outcome(
+            # Folds no longer matter to data from elsewhere, but each has baselines of its own.
+            member,
+            data,
+            {split: rows},
+            points.get(member.name, {}),
+            fitted.get(member.name) or fitted[_first_of_fold(member, fitted)],
+            progress.best_step or progress.step,
+        )
+        for member, progress, rows in each_best(job, config, folder, data.cases[split])
+    ]
     kept = ("throughput", "parameters", "flops_per_step", "best_step")
     where = f" --data.path {config.data.path}" if config.data.path else ""
     facts = {
-        **{key: trained[key] for key in kept if key in trained},
+        **{key: before[key] for key in kept if key in before},
         "experiment": experiment,
-        "seed": config.train.seed,
         "command": f"medjax evaluate {folder}{where} --split {split} --out {out}",
     }
     record = {**run.read_record(folder), "kind": "evaluation", "config": dataclasses.asdict(config)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with staging(out.parent) as work:
         write_json(work / "config.json", record)
-        run.write_environment(work, engine=engine.kind, precision=config.train.precision, data_fingerprint=data.fingerprint)
-        report = evaluation.assess(job, data, rows, point, fitted, work, facts)
+        run.write_environment(work, precision=config.train.precision, data_fingerprint=data.fingerprint)
+        report = evaluation.assess(job, trained, work, facts, point=points.get(ENSEMBLE, {}))
         publish(work, out)
     return report
 
@@ -98,9 +110,9 @@ def _unseen(job: Job, config: Any, split: str, folder: Path, fingerprint: str) -
     """The cases to measure on: the run's own split of its own data, or other data less what the run has learned from."""
     data = load_one(job, config.data, split, say)
     if data.fingerprint == fingerprint:
-        own = load(job, config.data, say)
-        if own.split_fingerprint() == run.read_environment(folder).get("split_fingerprint"):
-            return own._replace(cases={split: own.cases[split]})
+        own = load_all(job, config)
+        if split_fingerprint(own) == run.read_environment(folder).get("split_fingerprint") and split in own[0].cases:
+            return own[0]._replace(cases={split: own[0].cases[split]})
     cases = data.cases[split]
     known = np.isin(cases["content"], evaluation.load_seen(folder))
     if known.all():
@@ -133,10 +145,10 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
     folder, out = Path(folder), Path(out)
     _check_new(out)
     _check_finished(folder)
-    _, point = evaluation.load_baselines(folder)
+    _, points = evaluation.load_baselines(folder)
     cases = read_cases(job.read(inputs), job.preprocess)
-    engine, state, size = restore_best(job, config, folder, cases)
-    rows = job.decide(point, infer(engine, state, cases, size))
+    rows = average([rows for _, _, rows in each_best(job, config, folder, cases)])
+    rows = job.decide(points.get(ENSEMBLE, {}), rows)
     evaluation.write_predictions(job, out, "predictions", rows, cases)
     return rows
 
@@ -149,3 +161,9 @@ def _check_finished(folder: Path) -> None:
 def _check_new(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already\ngive a new --out")
+
+
+def _first_of_fold(member: Member, fitted: Mapping[str, Any]) -> str:
+    """The member that holds the baselines of this one's fold."""
+    part = member.name.partition("-")[0] if member.fold is not None else ""
+    return next(name for name in fitted if name.startswith(part))
