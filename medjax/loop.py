@@ -238,6 +238,7 @@ def _fit(
     else:
         state, progress = checkpoints.restore(latest, engine.abstract(key, example))
 
+    fresh = not engine.update.count
     # Compile before the clock starts; from here on another shape would be an error, not a recompile.
     engine.update.compile(state, example)
     engine.evaluate.compile(state, _example(engine, config, data))
@@ -251,7 +252,8 @@ def _fit(
     with Bar(settings.steps, progress.step, quiet=quiet) as bar, stop_requests() as asked, feed:
         where = f"{engine.devices} x {jax.devices()[0].device_kind} · engine {engine.kind} · {settings.precision}"
         cost = f"{parameters:,} parameters · {human(flops)} per step · compiled in {compile_s:.1f} s"
-        bar.line(f"{where} · {cost}")
+        if fresh:  # else the members before have told
+            bar.line(f"{where} · {cost}")
         if latest is not None:
             bar.line(f"resumed at step {progress.step}")
         pending: list[dict[str, jax.Array]] = []

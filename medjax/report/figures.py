@@ -127,7 +127,8 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], *, monitor: str, best_
     """Training loss over steps (faint raw, strong smoothed) above the validation metric with the chosen checkpoint marked.
 
     The smoothed line is the centred mean over a fortieth of the points, so that it does not lag behind. Where a step was logged
-    twice, as after a roll-back, the last line counts. Points that are not finite are left out.
+    twice, as after a roll-back, the last line counts. Points that are not finite are left out. Of a run of
+    several members each has a line of its own.
 
     Args:
       metrics: the lines of metrics.jsonl.
@@ -140,19 +141,27 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], *, monitor: str, best_
     validation = [key for key in keys if key.startswith("val/")]
     chosen = "val/" + monitor.removeprefix("val/")
     chosen = chosen if chosen in validation else next(iter(validation), "")
-    series = {key: _series(metrics, key) for key in (*losses, chosen)}
-    losses = [key for key in losses if len(series[key][0])]
-    panels = int(bool(losses)) + int(len(series[chosen][0]) > 0)
+    members: dict[str, list[Mapping[str, Any]]] = {}
+    for line in metrics:
+        members.setdefault(str(line.get("member", "")), []).append(line)
+    if len(members) > 1:
+        training = {name: _series(lines, losses[0]) for name, lines in members.items()} if losses else {}
+    else:
+        training = {key: _series(metrics, key) for key in losses}
+    training = {name: points for name, points in training.items() if len(points[0])}
+    validation_of = {name: _series(lines, chosen) for name, lines in members.items()}
+    validation_of = {name: points for name, points in validation_of.items() if len(points[0])}
+    panels = int(bool(training)) + int(bool(validation_of))
     with matplotlib.rc_context(STYLE):
         canvas = _canvas(6.2, 2.9 * max(panels, 1) + 0.2, layout=ConstrainedLayoutEngine(h_pad=0.12))
         axes = list(canvas.subplots(max(panels, 1), 1, sharex=True, squeeze=False)[:, 0])
         if panels == 0:
             axes[0].axis("off")
             axes[0].text(0.5, 0.5, "metrics.jsonl holds no loss and no validation metric", ha="center", color=QUIET)
-        if losses:
-            _draw_losses(axes[0], {key: series[key] for key in losses})
-        if len(series[chosen][0]):
-            _draw_validation(axes[-1], *series[chosen], name_metric(chosen.removeprefix("val/")), best_step)
+        if training:
+            _draw_losses(axes[0], training)
+        if validation_of:
+            _draw_validation(axes[-1], validation_of, name_metric(chosen.removeprefix("val/")), best_step)
         if panels:
             axes[-1].set_xlabel("Step")
             axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -190,10 +199,16 @@ def _draw_losses(axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]]
         axes.legend(labelcolor="linecolor")
 
 
-def _draw_validation(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, best_step: int | None) -> None:
-    axes.plot(x, y, color=NETWORK, linewidth=2.2, marker="o", markersize=4 if len(x) < 60 else 0)
+def _draw_validation(
+    axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, best_step: int | None
+) -> None:
+    colours = CLASSES * len(series) if len(series) > 1 else (NETWORK,)
+    for colour, (x, y) in zip(colours, series.values(), strict=False):
+        axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=4 if len(x) < 60 else 0)
     axes.set_title(f"{name} on validation data")
     axes.margins(y=0.15)
+    if len(series) > 1:
+        return
     if best_step is not None:
         axes.axvline(best_step, color=QUIET, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
         at = np.flatnonzero(x == best_step)

@@ -256,6 +256,12 @@ def _describe_calibration(report: Mapping[str, Any], splits: Sequence[str]) -> s
     )
 
 
+def _say_best(report: Mapping[str, Any]) -> str:
+    """ "step 1,500", or the steps of all members."""
+    steps = [report["best_step"]] if report.get("best_step") else [m.get("best_step") for m in report.get("seeds") or ()]
+    return ("step " if len(steps) == 1 else "steps ") + ", ".join(map(words.format_count, steps))
+
+
 def describe_training(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(what, value) of the training and its speed; only what the run has written."""
     speed = report.get("throughput") or {}
@@ -266,7 +272,7 @@ def describe_training(report: Mapping[str, Any], metrics: Sequence[Mapping[str, 
     chosen = f" (by {monitor} on validation data)" if monitor else ""
     facts = [
         ("Steps logged", words.format_count(max(steps) if steps else None)),
-        ("Checkpoint chosen", f"step {words.format_count(report.get('best_step'))}{chosen}"),
+        ("Checkpoint chosen", f"{_say_best(report)}{chosen}"),
         ("Steps skipped (values not finite)", words.format_count(report.get("skipped_steps"))),
         ("Time", words.format_duration(report.get("duration_s"))),
         ("Parameters", words.format_count(report.get("parameters"))),
