@@ -64,10 +64,12 @@ def conv_general_dilated(
     if 0 in (*lhs.shape, *rhs.shape, *made.shape):
         return by_lax(lhs, rhs)
     if numbers == channels_last(lhs.ndim) and not isinstance(padding, str) and any(p < 0 for pair in padding for p in pair):
-        # Cropped in memory: XLA (jaxlib 0.10.2, CPU) reads outside of the array where a convolution has to crop.
-        edges = [(min(p, 0), min(q, 0), u - 1) for (p, q), u in zip(padding, up)]
+        # Cropped in memory: XLA (jaxlib 0.10.2, CPU) reads outside of the array where a convolution has to crop. An axis is
+        # padded and cropped at once, since a crop may be longer than the array before its padding.
+        crops = [min(pair) < 0 for pair in padding]
+        edges = [(*(pair if crop else (0, 0)), u - 1) for pair, crop, u in zip(padding, crops, up)]
         lhs = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-        padding, up = [(max(p, 0), max(q, 0)) for p, q in padding], plain
+        padding, up = [(0, 0) if crop else pair for pair, crop in zip(padding, crops)], plain
     if (
         not _native()
         or not 1 <= rank <= 3

@@ -217,6 +217,13 @@ def test_a_thousand_shapes_are_float64_sums_and_lax(problem, seed):
         assert worst(lax.conv_general_dilated) < 1e-6
 
 
+def test_a_crop_may_be_longer_than_the_array():
+    """The output lies in the padding alone: found by the sweep above."""
+    problem = Problem((1, 1, 512), (1, 512, 64), (1,), ((2, -2),), (1,), (1,), 1)
+    x, w, dy, truth, terms = check_values(problem, 0)
+    assert max(map(off, with_gradients(problem.by(conv_general_dilated))(x, w, dy), truth, terms)) < 1e-6
+
+
 PLAIN = Problem((2, 6, 7, 8), (3, 3, 8, 16), (1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
 GROUPED = Problem((2, 7, 6, 8), (3, 2, 2, 12), (2, 1), ((0, 1), (1, 0)), (1, 1), (1, 1), 4)
 STRETCHED = Problem((2, 4, 5, 8), (3, 2, 4, 6), (1, 1), ((1, 2), (1, 1)), (2, 2), (1, 1), 2)
