@@ -1,4 +1,4 @@
-"""The command line: medjax list | train | resume | evaluate | predict | report | bench | doctor."""
+"""The command line: medjax list | train | resume | evaluate | predict | report | data | bench | doctor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from medjax.errors import InputError
 
-VERBS = ("list", "train", "resume", "evaluate", "predict", "report", "bench", "doctor")
+VERBS = ("list", "train", "resume", "evaluate", "predict", "report", "data", "bench", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,8 +117,21 @@ def _parser() -> _Parser:
     sub.add_argument("run", metavar="RUN", type=Path)
     sub.add_argument("inputs", metavar="INPUT", nargs="+")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder; predictions.csv goes there")
-    sub = verb("report", "draw a run's report.html again and show its numbers", _report)
-    sub.add_argument("run", metavar="RUN", type=Path)
+    sub = verb("report", "draw a run's report.html again and show its numbers; of several runs, compare them", _report)
+    sub.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="with more than one, the first is compared with each other"
+    )
+    sub.add_argument("--out", type=Path, metavar="DIR", help="of several runs: comparison.json and comparison.html go there")
+    sub = verb(
+        "data", "what is in a data folder: layout, counts, splits, leaks, shortcuts, broken files, a contact sheet", _data
+    )
+    sub.add_argument("path", metavar="PATH", type=Path)
+    sub.add_argument("--layout", default="", metavar="NAME", help="how the data lies on disk; detected by default")
+    sub.add_argument(
+        "--splits", type=Path, metavar="FILE", help="which case stands where: CSV of id and split, or JSON {split: [ids]}"
+    )
+    sub.add_argument("--limit", type=int, default=20_000, metavar="N", help="cases to read, drawn at random; default: 20,000")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="data.json and figures go there; default: data-report/NAME")
     sub = verb("bench", "how fast medjax is here, by itself or beside PyTorch", _bench)
     sub.add_argument("--vs", choices=("torch",), help="measure this peer in turn with medjax, on the same networks")
     sub.add_argument("--fast", action="store_true", help="every network, fewer repeats")
@@ -155,7 +168,7 @@ def _train(name: str, args: list[str]) -> int:
     rest, out = _take_option(args, "--out")
     module = experiments.load(file)
     settings = config.parse(module.PRESETS_OF, rest, preset=_default_preset(rest), program=f"medjax train {file.stem}")
-    settings = _with_path(settings, settings.data.path)
+    settings = experiments.resolve(module, _with_path(settings, settings.data.path))
     folder = Path(out) if out else Path("runs") / file.stem / _stamp()
     job = module.build(settings)  # before there is a folder: settings that cannot be leave none behind
     from medjax import run
@@ -214,11 +227,61 @@ def _report(known: argparse.Namespace) -> int:
 
     from medjax.report.html import write_html
 
-    path = known.run / "report.json"
+    if len(known.runs) > 1:
+        return _compare(known.runs, known.out)
+    if known.out is not None:
+        raise InputError("--out is for a comparison of several runs\na run's report lies in its own folder", usage=True)
+    (folder,) = known.runs
+    path = folder / "report.json"
     if not path.is_file():
-        raise InputError(f"{known.run}: has no report.json\na run writes it when it ends: medjax resume {known.run}")
+        raise InputError(f"{folder}: has no report.json\na run writes it when it ends: medjax resume {folder}")
     _show(json.loads(path.read_text()))
-    print(write_html(known.run))
+    print(write_html(folder))
+    return 0
+
+
+def _compare(folders: Sequence[Path], out: Path | None) -> int:
+    from rich.console import Console
+
+    from medjax.report import compare
+    from medjax.report.console import comparison_table
+
+    comparison = compare.compare_runs(folders)
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False)
+    for name in comparison["comparisons"]:
+        console.print(comparison_table(comparison, name))
+    for name, of in comparison["delong"].items():
+        console.print(f"DeLong's test, {comparison['runs'][0]['name']} minus {name}: {compare.describe_delong(of)}")
+    for note in comparison["notes"]:
+        console.print(note)
+    if out is not None:
+        print(compare.write_comparison(comparison, out))
+    return 0
+
+
+def _data(known: argparse.Namespace) -> int:
+    if known.limit < 1:
+        raise InputError(f"--limit {known.limit}: must be 1 or more", usage=True)
+    from rich.console import Console
+
+    from medjax.report.contents import intro, lines, tables, warnings
+    from medjax.report.folder import look
+
+    path = Path(os.path.abspath(known.path))
+    out = known.out or Path("data-report") / (path.stem if path.is_file() else path.name)
+    record = look(path, out, layout=known.layout, splits=known.splits, limit=known.limit)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+    for line in intro(record):
+        print(line)
+    for table in tables(record):
+        console.print()
+        console.print(table)
+    console.print()
+    for line in lines(record):
+        print(line)
+    for warning in warnings(record):
+        console.print(warning, style="bold", soft_wrap=True)
+    print(out)
     return 0
 
 

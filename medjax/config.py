@@ -22,9 +22,14 @@ class Data:
     """Where the data lies and how it is split."""
 
     path: str | None = None
-    """Data folder in the experiment's layout; its own data set, fetched on first use, by default."""
+    """Data folder or file in the experiment's layout; its own data set, fetched on first use, by default."""
     classes: tuple[str, ...] = ()
     """Names of the class folders in the order of the labels, the positive one last; the experiment's own by default."""
+    labels: tuple[str, ...] = ()
+    """Columns of a table that hold the labels; found by their names or by holding only 0, 1 and blanks by default."""
+    splits: str | None = None
+    """File that says which case stands where, in place of the data's own splits: a CSV of id (or path, or patient) and split,
+    or a JSON {split: [ids]}."""
     fractions: tuple[float, float, float] = (0.65, 0.15, 0.2)
     """Shares of train, val and test where the data gives no splits."""
     split_seed: int = 0
@@ -33,8 +38,10 @@ class Data:
     """Keep near-copies of an image in one split: found in any orientation, upright only, or not at all."""
     on_leak: Literal["stop", "report"] = "stop"
     """What to do when given splits share a patient."""
-    sampling: Literal["cases", "groups"] = "cases"
-    """Draw training cases evenly, or groups (patients, near-copies) evenly."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do with a file that cannot be read: stop, or go on without it and list it."""
+    sampling: Literal["cases", "groups", "classes"] = "cases"
+    """Draw training cases evenly, or groups (patients, near-copies) evenly, or classes evenly."""
 
     def __post_init__(self) -> None:
         if self.split_seed < 0:
@@ -102,13 +109,68 @@ class Optimizer:
     """Decoupled weight decay."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    freeze: tuple[str, ...] = ()
+    """Beginnings of names of parameters to keep as they are, such as stem stage1; batch statistics still follow the data."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each stage to the one before it, the head having the full rate; 1 for one rate."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"--optimizer.layer_decay {self.layer_decay}: must be above 0 and at most 1", usage=True)
 
     def make(self, steps: int) -> Any:
-        """The optax transformation for a training of so many steps."""
+        """The optax transformation for a training of so many steps.
+
+        Its `init` raises InputError where `freeze` names no parameter, or the whole network.
+        """
         import optax
 
         rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
-        return optax.chain(optax.clip_by_global_norm(self.clip), optax.adamw(rate, weight_decay=self.weight_decay))
+        tx = optax.chain(optax.clip_by_global_norm(self.clip), optax.adamw(rate, weight_decay=self.weight_decay))
+        if self.freeze:
+            tx = optax.multi_transform({"train": tx, "frozen": optax.set_to_zero()}, self._label)
+        if self.layer_decay < 1:
+            tx = optax.chain(tx, optax.stateless(self._decay))
+        return tx
+
+    def _label(self, params: Any) -> Any:
+        """ "frozen" or "train" for each parameter."""
+        import jax
+
+        names = {_joined(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+        tops = ", ".join(sorted({name.partition("/")[0] for name in names}))
+        for prefix in self.freeze:
+            if not any(name.startswith(prefix) for name in names):
+                raise InputError(f"--optimizer.freeze {prefix}: no parameter's name begins so\nthere are {tops}", usage=True)
+        if all(name.startswith(self.freeze) for name in names):
+            raise InputError(f"--optimizer.freeze {' '.join(self.freeze)}: nothing is left to train of {tops}", usage=True)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if _joined(path).startswith(self.freeze) else "train", params
+        )
+
+    def _decay(self, updates: Any, params: Any) -> Any:
+        """Updates times layer_decay ** (stages up to the head), Clark et al., ICLR 2020, appendix A; Bao et al., ICLR 2022."""
+        import jax
+
+        depths = {path: _depth(_joined(path)) for path, _ in jax.tree_util.tree_leaves_with_path(updates)}
+        top = max((depth for depth in depths.values() if depth is not None), default=-1) + 1
+
+        def scale(path: Any, update: Any) -> Any:
+            depth = depths[path]
+            return update * self.layer_decay ** (top - (top if depth is None else depth))
+
+        return jax.tree_util.tree_map_with_path(scale, updates)
+
+
+def _joined(path: Any) -> str:
+    """A leaf's path as text, a/b/c."""
+    return "/".join(str(getattr(part, "key", part)) for part in path)
+
+
+def _depth(name: str) -> int | None:
+    """0 for the stem of an encoder, i for its stage i, None for what is neither: a head, a decoder."""
+    found = re.search(r"(?:^|/)(?:(stem)|stage(\d+))(?=[_/])", name)
+    return found and (0 if found[1] else int(found[2]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ Rows = dict[str, Any]  # {name: array [n, ...]}, one row an example
 
 SPLITS = ("train", "val", "test")
 # What a per-example key is for. Folding the purpose in keeps the streams apart.
-AUGMENT, DROPOUT, LATENT = 0, 1, 2
+AUGMENT, DROPOUT, LATENT, MIX = 0, 1, 2, 3
 
 
 @jax.tree_util.register_dataclass
@@ -64,6 +64,18 @@ class Task(NamedTuple):
     update: Callable[..., tuple[State, dict[str, jax.Array]]]
     evaluate: Callable[..., dict[str, jax.Array]]
     predict: Callable[..., dict[str, jax.Array]]
+
+
+class Augment(NamedTuple):
+    """Augmentation that takes more than one example at a time.
+
+    example(key, example) -> example: jnp, mapped over the batch.
+    batch(keys, batch) -> batch: jnp, afterwards, on the examples of one device and their keys [n]. For the same numbers on any
+      count of devices an example may only meet its neighbour: 0 with 1, 2 with 3, and so on.
+    """
+
+    example: Callable[[jax.Array, Batch], Batch]
+    batch: Callable[[jax.Array, Batch], Batch]
 
 
 class Baseline(NamedTuple):
@@ -131,7 +143,7 @@ class Job(NamedTuple):
     read(paths) -> Source of unlabelled cases from files a user names, for prediction.
     sources() -> {split: Source}, split one of train, val, test (given splits) or "all" (medjax splits).
     preprocess(example) -> example: NumPy on the host, once, at preparation; fixed shapes and integers out.
-    augment(key, example) -> example: jnp, one example, vmapped inside the compiled step.
+    augment(key, example) -> example: jnp, one example, vmapped inside the compiled step; or an `Augment`.
     measure(rows, cases) -> {metric: float}
     baselines: {name: Baseline}
     figures(rows, cases, baseline_rows) -> {file name: Figure}
@@ -139,6 +151,7 @@ class Job(NamedTuple):
     calibrate(rows, cases) -> point: all that is chosen on validation data (thresholds), as plain arrays.
     decide(point, rows) -> rows with those choices applied.
     start(state) -> State to train from, such as one with pretrained weights; asked once, never on resuming.
+    explain(state, rows, cases) -> {file name: Figure} of what the network looked at.
     """
 
     about: About
@@ -146,7 +159,7 @@ class Job(NamedTuple):
     sources: Callable[[], Mapping[str, Any]]
     read: Callable[[Sequence[Any]], Any]
     preprocess: Callable[[dict], dict]
-    augment: Callable[[jax.Array, Batch], Batch] | None
+    augment: Callable[[jax.Array, Batch], Batch] | Augment | None
     measure: Callable[[Rows, Cases], dict[str, float]]
     baselines: Mapping[str, Baseline]
     figures: Callable[[Rows, Cases, Mapping[str, Rows]], dict[str, Figure]]
@@ -154,6 +167,7 @@ class Job(NamedTuple):
     calibrate: Callable[[Rows, Cases], dict[str, np.ndarray]] = _no_point
     decide: Callable[[Mapping[str, np.ndarray], Rows], Rows] = _as_is
     start: Callable[[State], State] | None = None
+    explain: Callable[[State, Rows, Cases], dict[str, Figure]] | None = None
 
 
 class Cases:
@@ -254,7 +268,7 @@ def example_keys(key: jax.Array, step: jax.Array, n: int) -> jax.Array:
 
 
 def purpose_keys(keys: jax.Array, purpose: int) -> jax.Array:
-    """Keys [n] for one purpose (AUGMENT, DROPOUT, LATENT) from per-example keys [n]."""
+    """Keys [n] for one purpose (AUGMENT, DROPOUT, LATENT, MIX) from per-example keys [n]."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
 
 
@@ -268,13 +282,17 @@ def mean(tree: PyTree, axis: str | None) -> PyTree:
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
-def augmented(task: Task, augment: Callable[[jax.Array, Batch], Batch] | None) -> Task:
+def augmented(task: Task, augment: Callable[[jax.Array, Batch], Batch] | Augment | None) -> Task:
     """The task with each training example augmented inside the compiled update."""
     if augment is None:
         return task
+    one, together = augment if isinstance(augment, Augment) else (augment, None)
 
     def update(state: State, batch: Batch, axis: str | None = None) -> tuple[State, dict[str, jax.Array]]:
         keys = example_keys(state.key, state.step, len(batch["mask"]))
-        return task.update(state, jax.vmap(augment)(purpose_keys(keys, AUGMENT), batch), axis)
+        batch = jax.vmap(one)(purpose_keys(keys, AUGMENT), batch)
+        if together is not None:
+            batch = together(purpose_keys(keys, MIX), batch)
+        return task.update(state, batch, axis)
 
     return task._replace(update=update)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medjax import metrics
-from medjax.core import Cases, Job, Rows
+from medjax.core import Cases, Job, Rows, State
 from medjax.data.load import NOT_POSSIBLE
 from medjax.errors import InputError
 from medjax.files import write_bytes, write_json, write_text
@@ -94,7 +94,7 @@ def score_baselines(job: Job, fitted: Mapping[str, Mapping[str, np.ndarray]], ca
 
 def match_on_header(cases: Cases, others: Mapping[str, Rows]) -> Cases:
     """The cases with a `pair` column, where a two-class header baseline is there to match on."""
-    if others.get("header", {}).get("score", np.empty((0, 0))).shape[1] != 2:
+    if cases["label"].ndim != 1 or others.get("header", {}).get("score", np.empty((0, 0))).shape[1] != 2:
         return cases
     share = np.clip(others["header"]["score"][:, 1], 1e-3, 1 - 1e-3)
     return cases.extend(pair=metrics.matched_pairs(cases["label"], np.log(share / (1 - share))))
@@ -194,7 +194,13 @@ def _pool(parts: Sequence[Rows]) -> Rows:
 
 
 def assess(
-    job: Job, trained: Sequence[Outcome], folder: Path, facts: Mapping[str, Any], *, point: Mapping[str, np.ndarray]
+    job: Job,
+    trained: Sequence[Outcome],
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    point: Mapping[str, np.ndarray],
+    state: State,
 ) -> dict[str, Any]:
     """Everything a run says of its numbers: predictions/, figures/, report.json and report.html.
 
@@ -205,6 +211,7 @@ def assess(
       folder: where to write.
       facts: further entries of report.json.
       point: the operating point of the members' averaged rows.
+      state: of the last member, which `job.explain` explains.
 
     Returns:
       The content of report.json.
@@ -262,7 +269,12 @@ def assess(
     from medjax.report.html import write_html
 
     (folder / "figures").mkdir(exist_ok=True)
-    report["figures"] = figures.save(job.figures(network, cases, others), folder / "figures")
+    drawn = job.figures(network, cases, others)
+    if job.explain is not None:
+        # Of several members one is explained, on the cases that it was measured on.
+        own = trained[-1].data.cases[split]
+        drawn |= job.explain(state, job.decide(trained[-1].point, trained[-1].rows[split]), own)
+    report["figures"] = figures.save(drawn, folder / "figures")
     write_json(folder / "report.json", report)
     write_html(folder)  # last of all: a folder that holds it is finished
     return report

@@ -79,6 +79,14 @@ def load(file: Path) -> ModuleType:
     return module
 
 
+def resolve(module: ModuleType, config: Any) -> Any:
+    """The settings with all that the experiment reads off its data (classes, channels) filled in.
+
+    So a run's record is whole, and the run can be used where its data is not. Not every experiment has a `resolve(config)`.
+    """
+    return module.resolve(config) if hasattr(module, "resolve") else config
+
+
 def origin(config: Any) -> tuple[str, Path | None]:
     """(name, file) of the experiment whose settings these are, or ("custom", None)."""
     module = sys.modules.get(type(config).__module__)

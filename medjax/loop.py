@@ -133,7 +133,7 @@ def go_on(
         facts = {"experiment": experiment, "command": run.read_record(folder)["command"], **_together(spent)}
         if whole:  # of a resumed run, nobody knows
             facts["duration_s"] = round(time.perf_counter() - began, 1)
-        report = evaluation.assess(job, trained, folder, facts, point=chosen)
+        report = evaluation.assess(job, trained, folder, facts, point=chosen, state=state)
         return Trained(folder, state, progress, engine, report)
 
 

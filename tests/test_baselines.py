@@ -135,3 +135,103 @@ def test_large_pictures_are_reduced_by_averaging_blocks():
     image = np.random.default_rng(0).integers(0, 256, (2, 130, 128, 1), np.uint8)
     reduced = baselines._pixels(image).reshape(2, 65, 64)
     np.testing.assert_allclose(reduced[1, 3, 5], image[1, 6:8, 10:12].mean() / 255, rtol=1e-6)
+
+
+def make_labels(n, seed=0):
+    """Cases of three labels with gaps; the third is never positive."""
+    rng = np.random.default_rng(seed)
+    label = (rng.random((n, 3)) < (0.5, 0.2, 0.0)).astype(np.int8)
+    images = rng.normal(90, 30, (n, 16, 16, 1)) + 15 * label[:, :1, None, None]
+    images[:, :8] += 25 * label[:, 1, None, None, None]
+    header = np.column_stack([label[:, 0] + rng.normal(0, 0.7, n), rng.integers(0, 3, n)]).astype(np.float32)
+    label[rng.random(label.shape) < 0.2] = -1
+    return Cases({"image": images.clip(0, 255).astype(np.uint8), "header": header, "label": label})
+
+
+@pytest.mark.parametrize("name", ["logistic", "header"])
+def test_each_label_is_scikit_learns_own_model(name, seen):
+    """One model a label and setting, on the cases where it is known; the setting is the best on average over the labels."""
+    train, val, test = (make_labels(n, seed) for n, seed in ((300, 0), (120, 1), (70, 2)))
+    baseline = KINDS[name](3, multilabel=True)
+    arrays = baseline.fit(train, val)
+    known_cases = train.take((train["label"] >= 0).any(1))
+    inputs = features(name, Cases({**known_cases.columns, "label": np.zeros(len(train), int)}, known_cases.index))
+    setting = "C" if name == "logistic" else "min_samples_leaf"
+    models = {}
+    for model in seen:
+        models.setdefault(getattr(model, setting), []).append(model)
+
+    def scores(of, cases):
+        columns = [m.predict_proba(inputs(cases)) for m in of]
+        columns = [c[:, 1] if c.shape[1] == 2 else np.zeros(len(c)) for c in columns]
+        return np.stack([*columns, *[np.zeros(len(cases))] * (3 - len(columns))], 1)  # the third label has no linear model
+
+    def loss(of):
+        known, score = val["label"] >= 0, scores(of, val)
+        return np.mean([log_loss(val["label"][known[:, k], k], score[known[:, k], k], labels=(0, 1)) for k in range(2)])
+
+    best = min(models, key=lambda value: loss(models[value]))
+    assert len(models) > 1
+    assert float(arrays["setting"]) == best
+    ours = baseline.predict(arrays, test)["score"]
+    np.testing.assert_allclose(ours, scores(models[best], test), atol=TOLERANCE[name])
+    assert ours[:, :2].std(0).min() > 1e-3
+
+
+def test_majority_of_labels_is_the_prevalence_where_known():
+    label = np.int8([[1, 0, -1], [1, -1, -1], [-1, 1, -1], [0, 0, -1]])
+    cases = Cases({"label": label})
+    baseline = baselines.majority(3, multilabel=True)
+    score = baseline.predict(baseline.fit(cases, cases), cases)["score"]
+    np.testing.assert_allclose(score, [[2 / 3, 1 / 3, 0.5]] * 4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_labels_that_are_nowhere_known_do_not_stop_a_baseline(name):
+    train, val = make_labels(100), make_labels(40, 1)
+    for cases in (train, val):
+        cases.columns["label"][:, 1] = -1
+    baseline = KINDS[name](3, multilabel=True)
+    arrays = baseline.fit(train, val)
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as kept:
+        score = baseline.predict(dict(kept), val)["score"]
+    np.testing.assert_allclose(score[:, 1], 0.5, atol=1e-6)
+    np.testing.assert_array_equal(score, baseline.predict(arrays, val)["score"])
+    assert ((score >= 0) & (score <= 1)).all()
+
+
+def test_large_sets_are_bounded(monkeypatch):
+    """A baseline is fitted on so many cases, in so much memory, and reads them a part at a time."""
+    sizes = []
+
+    class Watched(Cases):
+        def __getitem__(self, name):
+            if name == "image":
+                sizes.append(len(self))
+            return super().__getitem__(name)
+
+        def take(self, rows):
+            return Watched(self.columns, self.index[rows])
+
+    cases = Watched(make_cases(labels(500, 2, 0)).columns)
+    monkeypatch.setattr(baselines, "READ_CASES", 64)
+    for bound, value, most in (("FIT_CASES", 200, 200), ("FIT_VALUES", 150 * 16 * 16, 150)):
+        with monkeypatch.context() as patch:
+            patch.setattr(baselines, bound, value)
+            sizes.clear()
+            arrays = baselines.logistic(2).fit(cases, cases)
+            assert max(sizes) <= 64
+            assert sum(sizes) <= 1 + 2 * most  # the first case, and then each side once
+        sizes.clear()
+        score = baselines.logistic(2).predict(arrays, cases)["score"]
+        assert (len(score), sum(sizes), max(sizes)) == (500, 500, 64)
+        assert ((score[:, 1] > 0.5) == (cases["label"] == 1)).mean() > 0.8
+
+
+def test_volumes_are_reduced_in_three_dimensions():
+    volume = np.random.default_rng(0).integers(0, 256, (2, 57, 28, 60, 1), np.uint8)
+    reduced = baselines._pixels(volume).reshape(2, 19, 28, 20)
+    np.testing.assert_allclose(reduced[1, 3, 5, 7], volume[1, 9:12, 5, 21:24].mean() / 255, rtol=1e-6)

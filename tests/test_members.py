@@ -62,7 +62,7 @@ def test_names_of_members():
 
 
 def test_a_member_is_what_its_seed_gives_alone(seeds, blobs, tmp_path):
-    _, config, done = seeds
+    _, _, done = seeds
     job, alone = settings(blobs)
     alone = dataclasses.replace(alone, train=dataclasses.replace(TRAIN, seed=1))
     single = medjax.train(job, alone, tmp_path / "alone", quiet=True)
@@ -81,7 +81,7 @@ def test_the_test_metrics_are_the_members_mean_and_the_ensemble_their_average(se
     of_members = [entry["metrics"]["test"]["auroc"] for entry in done.report["seeds"]]
     assert done.report["metrics"]["test"]["auroc"]["value"] == pytest.approx(np.mean(of_members))
     test = load_all(job, config)[0].cases["test"]
-    scores = [rows["score"][:, 1] for _, _, rows in each_best(job, config, done.folder, test)]
+    scores = [rows["score"][:, 1] for *_, rows in each_best(job, config, done.folder, test)]
     assert np.abs(scores[0] - scores[1]).max() > 1e-4
     whole = roc_auc_score(test["label"], np.mean(scores, axis=0))
     assert done.report["metrics"]["ensemble"]["auroc"]["value"] == pytest.approx(whole, abs=1e-9)
@@ -109,7 +109,7 @@ def test_a_resume_goes_on_with_the_member_that_was_left(seeds, tmp_path):
 
 
 def test_folds_hold_every_case_out_once_and_keep_groups_whole(folds):
-    job, config, done = folds
+    job, config, _ = folds
     datasets = load_all(job, config)
     held = np.concatenate([data.cases["cv"]["id"] for data in datasets])
     assert len(held) == len(set(held)) == 120

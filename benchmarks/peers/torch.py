@@ -42,11 +42,9 @@ class Leaf(NamedTuple):
 
 
 def leaves(module: nn.Module) -> Iterator[Leaf]:
-    """Parameters and statistics of a module by their flax paths. Each array once, whatever names it is reached by."""
-    for name, layer in module.named_modules(remove_duplicate=False):
+    """Parameters and statistics of a module by their flax paths."""
+    for name, layer in module.named_modules():
         path = tuple(name.split("."))
-        if not path[-1].rstrip("0123456789").endswith("_"):
-            continue  # not a flax name
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
             yield Leaf((*path, "kernel"), layer.weight, _conv_to_torch, _conv_to_flax)
         elif isinstance(layer, (nn.ConvTranspose2d, nn.ConvTranspose3d)):

@@ -1,6 +1,6 @@
 """The networks of `medjax.models` in plain PyTorch.
 
-Attributes carry flax's automatic names (`Conv_0`, `BasicBlock_3`), so that a parameter's path in a flax tree is its path here.
+Attributes carry the names of the flax modules (`stem_conv`, `Conv_0`): a parameter has one path in both trees.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 class BasicBlock(nn.Module):
     def __init__(self, inputs: int, features: int, stride: int):
         super().__init__()
-        self.Conv_0 = nn.Conv2d(inputs, features, 3, stride, 1, bias=False)
-        self.BatchNorm_0 = nn.BatchNorm2d(features)
-        self.Conv_1 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
-        self.BatchNorm_1 = nn.BatchNorm2d(features)
+        self.conv1 = nn.Conv2d(inputs, features, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(features)
         self.project = stride != 1 or inputs != features
         if self.project:
-            self.Conv_2 = nn.Conv2d(inputs, features, 1, stride, bias=False)
-            self.BatchNorm_2 = nn.BatchNorm2d(features)
+            self.project_conv = nn.Conv2d(inputs, features, 1, stride, bias=False)
+            self.project_norm = nn.BatchNorm2d(features)
 
     def forward(self, x):
-        y = F.relu(self.BatchNorm_0(self.Conv_0(x)), inplace=True)
-        y = self.BatchNorm_1(self.Conv_1(y))
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = self.norm2(self.conv2(y))
         if self.project:
-            x = self.BatchNorm_2(self.Conv_2(x))
+            x = self.project_norm(self.project_conv(x))
         return F.relu(y.add_(x), inplace=True)
 
 
 class Bottleneck(nn.Module):
     def __init__(self, inputs: int, features: int, stride: int):
         super().__init__()
-        self.Conv_0 = nn.Conv2d(inputs, features, 1, bias=False)
-        self.BatchNorm_0 = nn.BatchNorm2d(features)
-        self.Conv_1 = nn.Conv2d(features, features, 3, stride, 1, bias=False)
-        self.BatchNorm_1 = nn.BatchNorm2d(features)
-        self.Conv_2 = nn.Conv2d(features, 4 * features, 1, bias=False)
-        self.BatchNorm_2 = nn.BatchNorm2d(4 * features)
+        self.conv1 = nn.Conv2d(inputs, features, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(features)
+        self.conv3 = nn.Conv2d(features, 4 * features, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(4 * features)
         self.project = stride != 1 or inputs != 4 * features
         if self.project:
-            self.Conv_3 = nn.Conv2d(inputs, 4 * features, 1, stride, bias=False)
-            self.BatchNorm_3 = nn.BatchNorm2d(4 * features)
+            self.project_conv = nn.Conv2d(inputs, 4 * features, 1, stride, bias=False)
+            self.project_norm = nn.BatchNorm2d(4 * features)
 
     def forward(self, x):
-        y = F.relu(self.BatchNorm_0(self.Conv_0(x)), inplace=True)
-        y = F.relu(self.BatchNorm_1(self.Conv_1(y)), inplace=True)
-        y = self.BatchNorm_2(self.Conv_2(y))
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = F.relu(self.norm2(self.conv2(y)), inplace=True)
+        y = self.norm3(self.conv3(y))
         if self.project:
-            x = self.BatchNorm_3(self.Conv_3(x))
+            x = self.project_norm(self.project_conv(x))
         return F.relu(y.add_(x), inplace=True)
 
 
@@ -72,11 +72,10 @@ class ResNet(nn.Module):
         blocks: tuple[int, ...] | None = None,
     ):
         super().__init__()
-        kinds = {18: ("BasicBlock", BasicBlock, (2, 2, 2, 2), 1), 50: ("Bottleneck", Bottleneck, (3, 4, 6, 3), 4)}
-        name, block, published, grow = kinds[depth]
+        block, published, grow = {18: (BasicBlock, (2, 2, 2, 2), 1), 50: (Bottleneck, (3, 4, 6, 3), 4)}[depth]
         kernel, stride = (3, 1) if small_images else (7, 2)
-        self.Conv_0 = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
-        self.BatchNorm_0 = nn.BatchNorm2d(width)
+        self.stem_conv = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(width)
         self.pool = not small_images
         self.blocks: list[nn.Module] = []
         inputs = width
@@ -84,18 +83,18 @@ class ResNet(nn.Module):
             for i in range(count):
                 features = width * 2**stage
                 made = block(inputs, features, 2 if stage > 0 and i == 0 else 1)
-                self.add_module(f"{name}_{len(self.blocks)}", made)
+                self.add_module(f"stage{stage + 1}_block{i}", made)
                 self.blocks.append(made)
                 inputs = grow * features
-        self.Dense_0 = nn.Linear(inputs, classes)
+        self.head = nn.Linear(inputs, classes)
 
     def forward(self, x):
-        x = F.relu(self.BatchNorm_0(self.Conv_0(x)), inplace=True)
+        x = F.relu(self.stem_norm(self.stem_conv(x)), inplace=True)
         if self.pool:
             x = F.max_pool2d(x, 3, 2, 1)
         for block in self.blocks:
             x = block(x)
-        return self.Dense_0(x.mean((2, 3)))
+        return self.head(x.mean((2, 3)))
 
 
 class ConvBlock(nn.Module):
@@ -181,10 +180,9 @@ class Discriminator(nn.Module):
 class Recurrent(nn.Module):
     def __init__(self, *, cell: str, inputs: int, features: int, classes: int):
         super().__init__()
-        name, kind = {"lstm": ("LSTM_0", nn.LSTM), "gru": ("GRU_0", nn.GRU)}[cell]
-        self.recurrence = kind(inputs, features, batch_first=True)
-        self.add_module(name, self.recurrence)
+        self.layer, kind = {"lstm": ("LSTM_0", nn.LSTM), "gru": ("GRU_0", nn.GRU)}[cell]
+        self.add_module(self.layer, kind(inputs, features, batch_first=True))
         self.Dense_0 = nn.Linear(features, classes)
 
     def forward(self, x):
-        return self.Dense_0(self.recurrence(x)[0][:, -1])
+        return self.Dense_0(getattr(self, self.layer)(x)[0][:, -1])

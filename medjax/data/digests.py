@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import sys
 import types
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ def code_digest(function: Any) -> str:
         elif hasattr(value, "__dict__"):
             add_object(value)
         else:
-            h.update(repr(value).encode())
+            h.update(_ADDRESS.sub("", repr(value)).encode())
         h.update(b"\n")
 
     def add_object(value: Any) -> None:
@@ -107,6 +108,7 @@ def code_digest(function: Any) -> str:
     return h.hexdigest()
 
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the repr of built-in methods: another in every process
 _PLAIN = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, np.ndarray, np.generic, functools.partial)
 
 

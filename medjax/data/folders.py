@@ -1,16 +1,16 @@
-"""Image folders as Sources: PATH/CLASS/*.png, with or without PATH/{train,val,test} above the classes."""
+"""Picture files as Sources: those that a layout has listed, and those that a user names for prediction."""
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from medjax.core import SPLITS
+import numpy as np
+
 from medjax.errors import InputError
-from medjax.formats.image import IMAGE_ENDINGS, read_image
+from medjax.formats.picture import PICTURE_ENDINGS, picture_files, read_picture
 
 # Whatever the data calls its splits, medjax calls them train, val and test.
 SPLIT_NAMES = {
@@ -23,173 +23,147 @@ SPLIT_NAMES = {
     "dev": "val",
 }
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
+# What may be known of a case besides its picture, and what says that it is not.
+UNKNOWN: dict[str, Any] = {"sex": "", "age": math.nan, "view": "", "site": ""}
+_IN_HEADERS = ("sex", "age", "view")  # of DICOM files
+ENDINGS_IN_WORDS = ", ".join(PICTURE_ENDINGS)
+
+
+class Item(NamedTuple):
+    """A picture file as a layout lists it.
+
+    Attributes:
+      path: the file.
+      id: of the case.
+      label: a class, or a tuple of 1, 0 and -1 for several labels; -1 where it is missing.
+      patient: "" where it is unknown; a DICOM file then tells it itself.
+      known: values of the source's `columns`.
+    """
+
+    path: Path
+    id: str
+    label: int | tuple[int, ...]
+    patient: str = ""
+    known: tuple[Any, ...] = ()
 
 
 class ImageSource:
-    """Image files as examples {id, patient, label, image, path}.
+    """Picture files as examples {id, patient, label, image, path} and what else is known of them.
 
     Attributes:
-      items: (path, id, label, patient); label -1 where it is unknown, patient "" where it is unknown.
+      items: the files.
+      columns: names of what is known besides, out of sex, age, view and site.
+      headers: whether sex, age and view that the listing leaves open are asked of the files, as DICOM files may tell them.
     """
 
-    def __init__(self, items: Sequence[tuple[Path, str, int, str]]):
+    def __init__(self, items: Iterable[Item], columns: Sequence[str] = (), *, headers: bool = False):
         self.items = list(items)
+        self.headers = headers
+        self.columns = tuple(columns)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """Image [H, W] or [H, W, 3] in the file's own dtype."""
-        path, name, label, patient = self.items[i]
-        return {"id": name, "patient": patient, "label": label, "image": read_image(path), "path": str(path)}
+        """Image [H, W], [H, W, 3] or [D, H, W] in the file's own dtype."""
+        item = self.items[i]
+        picture = read_picture(item.path)
+        facts = picture.facts
+        known = dict(zip(self.columns, item.known, strict=True))
+        if self.headers:
+            known = {**dict.fromkeys(_IN_HEADERS, ""), **known}
+            known = {name: _first(value, getattr(facts, name), UNKNOWN[name]) for name, value in known.items()}
+        label = np.array(item.label, np.int8) if isinstance(item.label, tuple) else item.label
+        patient = item.patient or facts.patient
+        return {"id": item.id, "patient": patient, "label": label, "image": picture.pixels, "path": str(item.path), **known}
+
+    def case_id(self, i: int) -> str:
+        """The id of a case, also where its file cannot be read."""
+        return self.items[i].id
 
     def identity(self) -> Iterable[str]:
-        """What a prepared cache is keyed by: names, labels, patients, sizes and times, without reading the files."""
-        for path, name, label, patient in self.items:
-            stat = path.stat()
-            yield f"{path}|{name}|{label}|{patient}|{stat.st_size}|{stat.st_mtime_ns}"
+        """What a prepared cache is keyed by: all that the listing says, sizes and times, without reading the files."""
+        for path, name, label, patient, known in self.items:
+            try:
+                stat = path.stat()
+                state = f"{stat.st_size}|{stat.st_mtime_ns}"
+            except OSError as error:  # told when it is read
+                state = str(error.strerror)
+            yield f"{path}|{name}|{label}|{patient}|{self.columns}|{known}|{self.headers}|{state}"
 
 
-def class_folders(path: str | Path, *, classes: Sequence[str] = ()) -> dict[str, ImageSource]:
-    """Read the layout PATH/CLASS/image, or PATH/SPLIT/CLASS/image with SPLIT one of train, val, test (or valid, devel...).
+def _first(*values: Any) -> Any:
+    """The first value that says something, else the last."""
+    said = (value for value in values if value != "" and value == value)
+    return next(said, values[-1])
 
-    An optional PATH/metadata.csv names each image's patient, and its split where the folders do not: columns `path` (or `id`,
-    or `name`; with or without the ending), `patient` (or `patient_id`), `split`.
 
-    Args:
-      path: the data folder.
-      classes: class names in the order of the labels; the folders' own names, sorted, by default.
-
-    Returns:
-      {split: ImageSource}, or {"all": ImageSource} where no split is given.
+def by_split(items: Iterable[tuple[str, Item]], columns: Sequence[str] = ()) -> dict[str, ImageSource]:
+    """Items (split or "all", item) as {split: ImageSource}; where they are DICOM files, these are asked too.
 
     Raises:
-      InputError: no such folder, no or an empty class folder, a class outside `classes`, one class only, two files of one id,
-        two folders of one split, a metadata.csv that cannot be read, lacks a row or speaks of a file in two ways.
+      InputError: two items of one id.
     """
-    root = Path(path)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder\ngive --data.path a folder that holds one folder of images per class")
-    folders = _split_folders(root) or {"all": root}
-    names = list(classes)
-    found = sorted({d.name for folder in folders.values() for d in _subfolders(folder)})
-    if not found:
-        raise InputError(
-            f"{root}: holds no class folders\nexpected {root}/CLASS/*.png, such as {root}/{names[0] if names else 'normal'}/"
-        )
-    for name in found:
-        if names and name not in names:
-            raise InputError(
-                f"{root}: the folder {name!r} is not one of the classes {', '.join(names)}\n"
-                "rename or remove it, or name your own: --data.classes A B"
-            )
-    names = names or found
-    if len(names) < 2:
-        raise InputError(f"{root}: only one class, {names[0]!r}\nclassification needs a folder for each of two or more classes")
-    metadata = _metadata(root)
-    sources: dict[str, list] = {}
-    for split, folder in folders.items():
-        for label, name in enumerate(names):
-            files = image_files(folder / name) if (folder / name).is_dir() else []
-            if not files and split in ("all", "train"):
-                lack = "the class has no images" if (folder / name).is_dir() else "no such folder, though it is a class"
-                raise InputError(f"{folder / name}: {lack}\nadd images ({', '.join(IMAGE_ENDINGS)}) or remove the class")
-            for file in files:
-                key = file.relative_to(root).with_suffix("").as_posix()
-                patient, given = metadata(file, key)
-                sources.setdefault(given if given and split == "all" else split, []).append((file, key, label, patient))
-    for split, folder in folders.items():
-        if split != "all" and not sources.get(split):
-            raise InputError(f"{folder}: holds no images\nadd some ({', '.join(IMAGE_ENDINGS)}) or remove the folder")
-    _unique([item for items in sources.values() for item in items])
-    return {split: ImageSource(items) for split, items in sources.items()}
+    found: dict[str, list[Item]] = {}
+    for split, item in items:
+        found.setdefault(split, []).append(item)
+    everything = [item for part in found.values() for item in part]
+    _unique(everything)
+    headers = bool(everything) and _is_dicom(everything[0].path)
+    return {split: ImageSource(part, columns, headers=headers) for split, part in found.items()}
+
+
+def class_folders(path: str | Path, *, classes: Sequence[str] = ()) -> Mapping[str, ImageSource]:
+    """The sources of `medjax.data.layouts.class_folders`."""
+    from medjax.data.layouts import class_folders as layout
+
+    return layout.sources(path, classes=classes).sources
 
 
 def image_source(inputs: Sequence[str | Path]) -> ImageSource:
-    """Images named one by one or by folder, without labels, for prediction. An id is the path relative to its folder."""
+    """Pictures named one by one or by folder, without labels, for prediction. An id is the path relative to its folder.
+
+    Raises:
+      InputError: nothing there, a folder without pictures, two files of one id.
+    """
     items = []
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = image_files(path)
-            if not files:
-                raise InputError(f"{path}: holds no images\ngive images ({', '.join(IMAGE_ENDINGS)}) or a folder of them")
-            items += [(file, file.relative_to(path).with_suffix("").as_posix(), -1, "") for file in files]
+            found = picture_files(path)
+            if not found:
+                raise InputError(f"{path}: holds no images\ngive images ({ENDINGS_IN_WORDS}) or a folder of them")
+            items += [Item(file, case_id(file, path), -1) for file in found]
         elif path.exists():
-            items.append((path, path.stem, -1, ""))
+            items.append(Item(path, case_id(path, path.parent), -1))
         else:
             raise InputError(f"{path}: no such file or folder\ngive images, or folders of images, that exist")
     _unique(items)
     return ImageSource(items)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files at any depth of a folder, sorted; hidden files are left out."""
-    return sorted(
-        Path(base) / name
-        for base, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
-    )
+def case_id(path: Path, root: Path) -> str:
+    """A file's path relative to the data's folder, without its ending, but with the dots of a name that has none."""
+    return drop_ending(path.relative_to(root).as_posix())
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__")))
+def drop_ending(name: str) -> str:
+    """A picture file's name without its ending, ".nii.gz" as a whole."""
+    ends = [ending for ending in PICTURE_ENDINGS if name.lower().endswith(ending) and len(name) > len(ending)]
+    return name[: -len(max(ends, key=len))] if ends else name
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
-    for folder in _subfolders(root):
-        split = SPLIT_NAMES.get(folder.name.lower())
-        if split in folders:
-            raise InputError(f"{folder} and {folders[split]} are both the {split} split\nput their images together in one")
-        if split:
-            folders[split] = folder
-    return folders
-
-
-def _unique(items: Sequence[tuple[Path, str, int, str]]) -> None:
-    seen: dict[str, Path] = {}
-    for path, name, _, _ in items:
-        if name in seen:
-            raise InputError(f"{path} and {seen[name]} share the id {name!r}\nrename one of them")
-        seen[name] = path
-
-
-def _metadata(root: Path) -> Callable[[Path, str], tuple[str, str]]:
-    """(file, id) -> (patient, split) from PATH/metadata.csv; blanks where there is none."""
-    table = root / "metadata.csv"
-    if not table.is_file():
-        return lambda file, key: ("", "")
+def _is_dicom(path: Path) -> bool:
     try:
-        with open(table, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            rows, columns = list(reader), set(reader.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: cannot be read as a UTF-8 table ({error})\nsave it as CSV in UTF-8") from error
-    key_column = next((c for c in ("path", "id", "name", "filename") if c in columns), None)
-    patient_column = next((c for c in ("patient", "patient_id") if c in columns), None)
-    if key_column is None or patient_column is None:
-        raise InputError(
-            f"{table}: needs a column path (or id, name) and a column patient (or patient_id); it has {sorted(columns)}"
-        )
-    known: dict[str, tuple[str, str]] = {}
-    for row in rows:
-        name, patient, split = ((row.get(c) or "").strip() for c in (key_column, patient_column, "split"))
-        if split and split.lower() not in SPLIT_NAMES:
-            raise InputError(f"{table}: the split {split!r} of {name} is not one of {', '.join(SPLITS)}")
-        value = patient, SPLIT_NAMES.get(split.lower(), "")
-        if known.setdefault(name, value) != value:
-            raise InputError(f"{table}: two rows give {name} different patients or splits\nkeep one of them")
-    taken: dict[str, Path] = {}
+        with open(path, "rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
-    def look_up(file: Path, key: str) -> tuple[str, str]:
-        name = next((k for k in (file.relative_to(root).as_posix(), key, file.name, file.stem) if k in known), None)
-        if name is None:
-            raise InputError(f"{table}: has no row for {key}\nadd it, or remove the table")
-        # A bare name that fits files of two folders would give one of them the other's patient.
-        if taken.setdefault(name, file) != file:
-            raise InputError(f"{table}: the row {name!r} fits {taken[name]} and {file}\ngive paths relative to {root}")
-        return known[name]
 
-    return look_up
+def _unique(items: Sequence[Item]) -> None:
+    seen: dict[str, Path] = {}
+    for item in items:
+        if item.id in seen:
+            raise InputError(f"{item.path} and {seen[item.id]} share the id {item.id!r}\nrename one of them")
+        seen[item.id] = item.path

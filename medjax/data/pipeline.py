@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import queue
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medjax.core import Cases
+from medjax.data.sampling import make_draw
 
 Pipeline = Callable[[int], dict[str, np.ndarray]]
 
@@ -22,48 +22,17 @@ def pipeline(cases: Cases, batch_size: int, *, seed: int, sampling: str = "cases
     The step is the whole state of the data: any worker, at any time, makes the same batch from (seed, step).
 
     Args:
-      cases: the training cases, with `label` and `group` columns where `sampling` is "groups".
-      sampling: "cases" shuffles all cases anew each epoch; "groups" draws a group, then one of its cases, so that a picture
-        copied fifty times weighs as much as one seen once; each class keeps its share of the cases.
+      cases: the training cases, with the columns that `sampling` needs.
+      sampling: "cases", "groups" or "classes": see `medjax.data.sampling.make_draw`.
     """
     names = cases.numeric()
-    draw = _by_group(cases, seed) if sampling == "groups" else _by_epoch(len(cases), seed)
+    draw = make_draw(cases, seed=seed, sampling=sampling)
 
     def batch(step: int) -> dict[str, np.ndarray]:
         part = cases.take(draw(step * batch_size + np.arange(batch_size), step))
         return {**{name: part[name] for name in names}, "mask": np.ones(batch_size, bool)}
 
     return batch
-
-
-def _by_epoch(n: int, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).permutation(n)
-
-    def draw(positions: np.ndarray, step: int) -> np.ndarray:
-        epochs = positions // n
-        return np.concatenate([order(int(epoch))[positions[epochs == epoch] % n] for epoch in np.unique(epochs)])
-
-    return draw
-
-
-def _by_group(cases: Cases, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
-    label, group = cases["label"], cases["group"]
-    if label.dtype.kind not in "iu":
-        label = np.zeros(len(cases), int)
-    weight = np.zeros(len(cases))
-    for value in np.unique(label):
-        mine = label == value
-        _, inverse, counts = np.unique(group[mine], return_inverse=True, return_counts=True)
-        weight[mine] = mine.mean() / (len(counts) * counts[inverse])
-    upto = np.cumsum(weight) / weight.sum()
-
-    def draw(positions: np.ndarray, step: int) -> np.ndarray:
-        u = np.random.default_rng([seed, step]).random(len(positions))
-        return np.minimum(np.searchsorted(upto, u, side="right"), len(upto) - 1)
-
-    return draw
 
 
 class Prefetch:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -17,11 +19,16 @@ import numpy as np
 from medjax.core import Cases
 from medjax.data.digests import code_digest, digest
 from medjax.data.duplicates import LARGEST_SET, SIDE, SMALLEST, describe, near_copies
+from medjax.data.folders import UNKNOWN
 from medjax.errors import InputError
-from medjax.files import cache_dir, publish, staging, write_json
+from medjax.files import cache_dir, publish, staging, write_json, write_text
+from medjax.formats.table import read_table
 
-VERSION = 1  # of the cache's layout
-DECODERS = ("numpy", "pillow", "scipy")  # another version of these may prepare the same file differently
+VERSION = 2  # of the cache's layout
+# Another version of these, or their coming or going, may prepare the same file differently.
+DECODERS = ("numpy", "pillow", "scipy", "pydicom", "nibabel", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
+MOST_SKIPPED = 0.5  # share of the cases above which skipping does not help
+SKIPPED = "skipped.csv"
 
 
 class Prepared(NamedTuple):
@@ -33,12 +40,21 @@ class Prepared(NamedTuple):
       fingerprint: SHA-256 over ids, labels, splits and content: the same data gives the same, wherever it lies.
       folder: the cache.
       searched: whether near-copies were looked for: not in small images, nor among very many.
+      skipped: (id, reason) of the cases that could not be used; also in `skipped.csv` of the cache.
     """
 
     cases: Cases
     fingerprint: str
     folder: Path
     searched: bool
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+class _Failed(NamedTuple):
+    """A case that could not be used, and why."""
+
+    id: str
+    reason: str
 
 
 def prepare(
@@ -46,6 +62,7 @@ def prepare(
     preprocess: Callable[[dict], dict],
     *,
     near: str = "any",
+    on_error: str = "stop",
     say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Decode and preprocess every case once, or find that it was done before.
@@ -55,52 +72,77 @@ def prepare(
 
     Args:
       sources: {split or "all": Source}; a Source has `len` and `getitem` -> dict of NumPy arrays with at least id and label,
-        and may have `identity()` -> strings that change when its content does (without it, all content is read to know).
+        and may have `identity()` -> strings that change when its content does (without it, all content is read to know) and
+        `case_id(i)` -> the id, also where the content cannot be read.
       preprocess: example -> example of fixed shapes.
       near: "any" finds near-copies of images in all eight orientations, "upright" as they stand, "off" none.
+      on_error: "stop" at a case that cannot be read or preprocessed, or "skip" it and list it, as long as over half are left.
       say: told what is being done.
 
     Raises:
       InputError: an unreadable file, a non-finite value, cases of different shapes, kinds or fields.
     """
-    versions = [importlib.metadata.version(name) for name in DECODERS]
+    versions = [_version(name) for name in DECODERS]
     code = (preprocess, describe, near_copies, digest, *(type(source) for _, source in sorted(sources.items())))
-    key = hashlib.sha256(f"{VERSION}|{versions}|{near}|{code_digest(code)}".encode())
+    key = hashlib.sha256(f"{VERSION}|{versions}|{near}|{on_error}|{code_digest(code)}".encode())
     for split, source in sorted(sources.items()):
-        for line in source.identity() if hasattr(source, "identity") else _content_lines(source):
+        for line in source.identity() if hasattr(source, "identity") else _content_lines(source, on_error):
             key.update(f"{split}|{line}\n".encode())
     folder = cache_dir() / "prepared" / key.hexdigest()[:24]
     if not (folder / "meta.json").is_file():
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with staging(folder.parent) as work:
-            _write(work, sources, preprocess, near, say)
+            _write(work, sources, preprocess, near, on_error, say)
             publish(work, folder)
     meta = json.loads((folder / "meta.json").read_text())
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in meta["columns"]}
     # Only pictures and signals stay on disk: the small columns are asked for at every step.
     columns = {name: x if x.ndim > 2 else np.array(x) for name, x in columns.items()}
-    return Prepared(Cases(columns), meta["fingerprint"], folder, meta["near_searched"])
+    skipped = tuple((row["id"], row["reason"]) for row in read_table(folder / SKIPPED).rows) if meta["skipped"] else ()
+    return Prepared(Cases(columns), meta["fingerprint"], folder, meta["near_searched"], skipped)
 
 
-def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: str, say: Callable[[str], None]) -> None:
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _write(
+    work: Path, sources: Mapping[str, Any], preprocess: Callable, near: str, on_error: str, say: Callable[[str], None]
+) -> None:
     todo = [(split, source, i) for split, source in sorted(sources.items()) for i in range(len(source))]
     if not todo:
         raise InputError("the data holds no cases\ncheck --data.path")
     say(f"preparing {len(todo):,} cases, once")
 
-    def make(item: tuple[str, Any, int]) -> dict[str, Any]:
+    def make(item: tuple[str, Any, int]) -> dict[str, Any] | _Failed:
         split, source, i = item
-        raw = source[i]
-        made = _case(raw, preprocess)
-        if near != "off" and "image" in made and np.ndim(made["image"]) in (2, 3) and np.ndim(raw.get("image")) in (2, 3):
+        raw: dict[str, Any] = {}
+        try:
+            raw = source[i]
+            made = _case(raw, preprocess)
+        except InputError as error:
+            if on_error == "skip":
+                return _Failed(str(raw.get("id") or _name(split, source, i)), _reason(error))
+            raise
+        if near != "off" and "image" in made and np.ndim(made["image"]) in (2, 3) and np.ndim(raw.get("image", 0)) in (2, 3):
             made["_descriptor"] = _describe(raw["image"], made["image"])
         return {**made, "given": split}
 
     columns: dict[str, Any] = {}
     large: dict[str, Any] = {}
     first: dict[str, np.ndarray] = {}
+    skipped: list[_Failed] = []
+    row = 0
     with ThreadPoolExecutor(_cpus()) as pool:
-        for row, example in enumerate(_bounded_map(pool, make, todo)):
+        for example in _bounded_map(pool, make, todo):
+            if isinstance(example, _Failed):
+                skipped.append(example)
+                if len(skipped) > MOST_SKIPPED * len(todo):
+                    raise _too_many(skipped, len(todo))
+                continue
             arrays = {name: np.asarray(value) for name, value in example.items()}
             first = first or arrays
             _check_like(arrays, first)
@@ -113,6 +155,9 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
                     large[name][row] = value
                 else:
                     columns.setdefault(name, []).append(value)
+            row += 1
+    if skipped:
+        say(f"skipped {len(skipped):,} of {len(todo):,} cases, the first {skipped[0].id}: {skipped[0].reason}")
     columns = {name: np.stack(values) for name, values in columns.items()}
     descriptors = columns.pop("_descriptor", None)
     searched = descriptors is not None and descriptors.any() and len(descriptors) <= LARGEST_SET
@@ -120,9 +165,11 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
         say("looking for near-copies")
         columns["near"] = near_copies(descriptors, turned=near == "any")
     else:
-        columns["near"] = np.arange(len(todo))
-    for array in large.values():
+        columns["near"] = np.arange(row)
+    for name, array in large.items():
         array.flush()
+        if row < len(todo):
+            _cut(work / f"{name}.npy", array, row)
     for name, column in columns.items():
         np.save(work / f"{name}.npy", column, allow_pickle=False)
     label = columns["label"] if columns["label"].ndim == 1 else columns["label"].tolist()
@@ -130,10 +177,50 @@ def _write(work: Path, sources: Mapping[str, Any], preprocess: Callable, near: s
         f"{a}|{b}|{c}|{d}" for a, b, c, d in zip(columns["id"], label, columns["given"], columns["content"], strict=True)
     )
     fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    names = sorted([*large, *columns])
-    write_json(
-        work / "meta.json", {"version": VERSION, "columns": names, "fingerprint": fingerprint, "near_searched": bool(searched)}
+    if skipped:
+        _write_skipped(work / SKIPPED, skipped)
+    meta = {"version": VERSION, "columns": sorted([*large, *columns]), "fingerprint": fingerprint}
+    write_json(work / "meta.json", {**meta, "near_searched": bool(searched), "skipped": len(skipped)})
+
+
+def _name(split: str, source: Any, i: int) -> str:
+    return source.case_id(i) if hasattr(source, "case_id") else f"case {i} of {split}"
+
+
+def _reason(error: InputError) -> str:
+    """The first line of an error, without the file that the case's id names already."""
+    line = str(error).partition("\n")[0]
+    where, _, what = line.partition(": ")
+    return what if what and os.sep in where else line
+
+
+def _too_many(skipped: list[_Failed], n: int) -> InputError:
+    return InputError(
+        f"more than half of {n:,} cases cannot be used, the first {skipped[0].id}: {skipped[0].reason}\n"
+        "mend the data: --data.on_error skip is for a few bad files"
     )
+
+
+def _write_skipped(path: Path, skipped: list[_Failed]) -> None:
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerows([("id", "reason"), *skipped])
+    write_text(path, out.getvalue())
+
+
+def _cut(path: Path, array: np.ndarray, n: int) -> None:
+    """Shorten an .npy file to its first n rows in place: NumPy leaves room in the header for any length."""
+    with open(path, "r+b") as handle:
+        np.lib.format.read_magic(handle)
+        np.lib.format.read_array_header_1_0(handle)
+        start = handle.tell()
+        handle.seek(0)
+        np.lib.format.write_array_header_1_0(
+            handle, {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (n, *array.shape[1:])}
+        )
+        if handle.tell() != start:
+            raise RuntimeError(f"{path}: its header has changed in length from {start} to {handle.tell()}")
+        handle.truncate(start + n * array[:1].nbytes)
 
 
 def _check_like(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> None:
@@ -182,7 +269,8 @@ def _case(example: Mapping[str, Any], preprocess: Callable[[dict], dict]) -> dic
     raw = dict(example)
     where = raw.pop("path", raw["id"])
     _check_finite(raw, where)  # before preprocessing, which may turn a NaN into a zero
-    content = digest(raw)
+    # What is known of a patient besides the picture is no content: the same picture is the same whatever a table says of it.
+    content = digest({name: value for name, value in raw.items() if name not in UNKNOWN or "image" not in raw})
     made = preprocess(raw)
     if missing := {"id", "label"} - made.keys():
         raise InputError(f"{where}: has no {' and no '.join(sorted(missing))} after preprocessing\nkeep them in preprocess")
@@ -226,8 +314,14 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable, items: list) -> I
             future.cancel()
 
 
-def _content_lines(source: Any) -> Iterable[str]:
+def _content_lines(source: Any, on_error: str) -> Iterable[str]:
     for i in range(len(source)):
-        example = source[i]
+        try:
+            example = source[i]
+        except InputError as error:
+            if on_error != "skip":
+                raise
+            yield f"{_name('', source, i)}|{_reason(error)}"
+            continue
         label = np.asarray(example.get("label", -1)).tolist()
         yield f"{example['id']}|{label}|{example.get('patient', '')}|{digest(example)}"

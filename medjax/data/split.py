@@ -25,8 +25,30 @@ def group_cases(patient: np.ndarray, content: np.ndarray, near: np.ndarray) -> n
     return components(len(patient), i, j)
 
 
+def rarest_class(label: np.ndarray) -> np.ndarray:
+    """What a split of several labels keeps in proportion: the positive class of each case that the fewest cases have.
+
+    Args:
+      label: int [n, K] of 1, 0 and -1 (missing).
+
+    Returns:
+      int [n]: the class, K where none is positive, -1 where none is known.
+    """
+    positive = label == 1
+    rank = np.argsort(np.argsort(positive.sum(0), kind="stable"))
+    rarest = np.where(positive, rank, label.shape[1]).argmin(1)
+    found = np.where(positive.any(1), rarest, label.shape[1])
+    return np.where((label >= 0).any(1), found, -1)
+
+
 def split_groups(
-    group: np.ndarray, label: np.ndarray, fractions: Sequence[float], *, seed: int, classes: Sequence[str] = ()
+    group: np.ndarray,
+    label: np.ndarray,
+    fractions: Sequence[float],
+    *,
+    seed: int,
+    classes: Sequence[str] = (),
+    strict: bool = True,
 ) -> np.ndarray:
     """Assign whole groups to parts, class by class, until each part has its fraction of the class's cases.
 
@@ -36,12 +58,14 @@ def split_groups(
       fractions: share of each part; they are normalised.
       seed: of the shuffle.
       classes: names for the error message.
+      strict: whether every class must stand in every part. Otherwise a class too rare for that is put together with the cases
+        without a label.
 
     Returns:
       int [n]: index of the part.
 
     Raises:
-      InputError: a class has too few groups to stand in every part, or a fraction is not above 0.
+      InputError: a class has too few groups to stand in every part where it must, or a fraction is not above 0.
     """
     if not min(fractions) > 0:
         raise InputError(
@@ -50,6 +74,10 @@ def split_groups(
     share = np.asarray(fractions, float) / np.sum(fractions)
     rng = np.random.default_rng(seed)
     names, inverse = np.unique(group, return_inverse=True)
+    if not strict:
+        value, of = np.unique(label, return_inverse=True)
+        holders = np.bincount(np.unique(np.stack([of, inverse]), axis=1)[0], minlength=len(value))
+        label = np.where(holders[of] < len(share), -1, label)
     values = np.unique(label)
     counts = np.stack([np.bincount(inverse, label == value, len(names)) for value in values])
     order = rng.permutation(len(names))
@@ -61,6 +89,11 @@ def split_groups(
         placed = np.array([counts[k, part == p].sum() for p in range(len(share))])
         # Cases without a label go along; no split needs some.
         lacking = (placed == 0) & (values[k] >= 0)
+        if not strict:
+            if values[k] < 0:  # the last of all: what is still empty gets one of these
+                lacking = np.bincount(part[part >= 0], minlength=len(share)) == 0
+            if len(free) < lacking.sum():
+                lacking[:] = False
         if len(free) < lacking.sum():
             name = classes[values[k]] if 0 <= values[k] < len(classes) else str(values[k])
             raise InputError(
@@ -83,7 +116,14 @@ def _cut(sizes: np.ndarray, wanted: np.ndarray, lacking: np.ndarray) -> np.ndarr
 
 
 def make_splits(
-    given: np.ndarray, group: np.ndarray, label: np.ndarray, *, fractions: Sequence[float], seed: int, classes: Sequence[str]
+    given: np.ndarray,
+    group: np.ndarray,
+    label: np.ndarray,
+    *,
+    fractions: Sequence[float],
+    seed: int,
+    classes: Sequence[str],
+    strict: bool = True,
 ) -> dict[str, np.ndarray]:
     """Index of the cases of train, val and test; given splits are kept, missing ones are carved out of "all" or "train".
 
@@ -91,6 +131,7 @@ def make_splits(
       given: str [n], one of train, val, test, all.
       group, label: int [n].
       fractions: of train, val and test.
+      seed, classes, strict: see `split_groups`.
     """
     missing = [s for s in SPLITS if not (given == s).any()]
     pool = np.isin(given, ("all", "train"))
@@ -101,13 +142,21 @@ def make_splits(
             raise InputError(f"the data has no training split, only {', '.join(np.unique(given))}\nadd a train folder")
         share = [fractions[SPLITS.index(s)] for s in parts]
         index = np.flatnonzero(pool)
-        where = split_groups(group[index], label[index], share, seed=seed, classes=classes)
+        where = split_groups(group[index], label[index], share, seed=seed, classes=classes, strict=strict)
         split[index] = np.array(parts)[where]
     return {s: np.flatnonzero(split == s) for s in SPLITS}
 
 
 def make_folds(
-    given: np.ndarray, group: np.ndarray, label: np.ndarray, *, folds: int, val: float, seed: int, classes: Sequence[str]
+    given: np.ndarray,
+    group: np.ndarray,
+    label: np.ndarray,
+    *,
+    folds: int,
+    val: float,
+    seed: int,
+    classes: Sequence[str],
+    strict: bool = True,
 ) -> list[dict[str, np.ndarray]]:
     """Index of the cases of train, val and cv for each fold; a given test split stays out of the folds and stands in each.
 
@@ -116,6 +165,7 @@ def make_folds(
       group, label: int [n].
       folds: how many, 2 or more.
       val: share of the cases outside of a fold that its training leaves for validation.
+      seed, classes, strict: see `split_groups`.
 
     Returns:
       A dict for each fold: "cv" is the fold itself.
@@ -123,11 +173,11 @@ def make_folds(
     if folds < 2:
         raise InputError(f"--folds {folds}: must be 2 or more", usage=True)
     test, pool = np.flatnonzero(given == "test"), np.flatnonzero(given != "test")
-    part = split_groups(group[pool], label[pool], [1.0] * folds, seed=seed, classes=classes)
+    part = split_groups(group[pool], label[pool], [1.0] * folds, seed=seed, classes=classes, strict=strict)
     found = []
     for fold in range(folds):
         rest = pool[part != fold]
-        inner = split_groups(group[rest], label[rest], (1 - val, val), seed=seed, classes=classes)
+        inner = split_groups(group[rest], label[rest], (1 - val, val), seed=seed, classes=classes, strict=strict)
         index = {"train": rest[inner == 0], "val": rest[inner == 1], "cv": pool[part == fold]}
         found.append({**index, "test": test} if len(test) else index)
     return found

@@ -14,7 +14,7 @@ import numpy as np
 from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import say
-from medjax.core import Cases, Job, Rows
+from medjax.core import Cases, Job, Rows, State
 from medjax.data.load import Dataset, load_one, split_fingerprint
 from medjax.data.prepare import read_cases
 from medjax.engine import make_engine
@@ -26,8 +26,8 @@ from medjax.members import ENSEMBLE, Member, Outcome, average, checkpoint_folder
 from medjax.memory import keep_freed_memory
 
 
-def each_best(job: Job, config: Any, folder: Path, cases: Cases) -> Iterator[tuple[Member, Progress, Rows]]:
-    """(member, its Progress, rows of the cases by its best checkpoint) of every member of a run, one after the other.
+def each_best(job: Job, config: Any, folder: Path, cases: Cases) -> Iterator[tuple[Member, Progress, State, Rows]]:
+    """(member, its Progress, State of its best checkpoint, rows of the cases) of every member of a run, one after the other.
 
     The batch size is the run's own, or the next that this machine's devices can share.
 
@@ -52,7 +52,7 @@ def each_best(job: Job, config: Any, folder: Path, cases: Cases) -> Iterator[tup
             progress = checkpoints.progress(latest)
         finally:
             checkpoints.close()
-        yield member, progress, infer(engine, state, cases, size)
+        yield member, progress, state, infer(engine, state, cases, size)
 
 
 def evaluate(
@@ -77,18 +77,13 @@ def evaluate(
     fitted, points = evaluation.load_baselines(folder)
     before = json.loads((folder / "report.json").read_text())
     data = _unseen(job, config, split, folder, before["data"]["fingerprint"])
-    trained = [
-        Outcome(
-            # Folds no longer matter to data from elsewhere, but each has baselines of its own.
-            member,
-            data,
-            {split: rows},
-            points.get(member.name, {}),
-            fitted.get(member.name) or fitted[_first_of_fold(member, fitted)],
-            progress.best_step or progress.step,
-        )
-        for member, progress, rows in each_best(job, config, folder, data.cases[split])
-    ]
+    trained = []
+    for member, progress, best_state, rows in each_best(job, config, folder, data.cases[split]):
+        state = best_state
+        # Folds no longer matter to data from elsewhere, but each has baselines of its own.
+        own = fitted.get(member.name) or fitted[_first_of_fold(member, fitted)]
+        point, best = points.get(member.name, {}), progress.best_step or progress.step
+        trained.append(Outcome(member, data, {split: rows}, point, own, best))
     kept = ("throughput", "parameters", "flops_per_step", "best_step")
     where = f" --data.path {config.data.path}" if config.data.path else ""
     facts = {
@@ -101,7 +96,7 @@ def evaluate(
     with staging(out.parent) as work:
         write_json(work / "config.json", record)
         run.write_environment(work, precision=config.train.precision, data_fingerprint=data.fingerprint)
-        report = evaluation.assess(job, trained, work, facts, point=points.get(ENSEMBLE, {}))
+        report = evaluation.assess(job, trained, work, facts, point=points.get(ENSEMBLE, {}), state=state)
         publish(work, out)
     return report
 
@@ -147,7 +142,7 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
     _check_finished(folder)
     _, points = evaluation.load_baselines(folder)
     cases = read_cases(job.read(inputs), job.preprocess)
-    rows = average([rows for _, _, rows in each_best(job, config, folder, cases)])
+    rows = average([rows for *_, rows in each_best(job, config, folder, cases)])
     rows = job.decide(points.get(ENSEMBLE, {}), rows)
     evaluation.write_predictions(job, out, "predictions", rows, cases)
     return rows

@@ -43,11 +43,10 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     data = _read_bytes(path)
-    kind = next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), None)
-    if kind is None:
+    kind = image_kind(data)
+    if not kind:
         raise InputError(f"{path}: no image: starts with {data[:8]!r}\nexpected PNG, JPEG, TIFF or BMP")
-    if ImageFile.LOAD_TRUNCATED_IMAGES:  # some package's import sets it, and what is missing would come as grey in silence
-        raise InputError(f"{path}: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damage would go unseen\nset it to False")
+    refuse_to_load_truncated(path)
     try:
         pixels = _decode(path, data, kind)
     except InputError:
@@ -65,6 +64,17 @@ def read_image(path: str | Path) -> np.ndarray:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: truncated or damaged {kind}: {reason}\ncopy the file again, or leave it out") from error
     return _checked(path, pixels)
+
+
+def image_kind(data: bytes) -> str:
+    """ "PNG", "JPEG", "TIFF" or "BMP", by the first bytes of a file; "" for anything else."""
+    return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), "")
+
+
+def refuse_to_load_truncated(path: Path) -> None:
+    """Raise an InputError where Pillow is set to fill in what is missing, in silence: some package's import does so for all."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise InputError(f"{path}: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damage would go unseen\nset it to False")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -126,9 +136,12 @@ def _checked(path: Path, pixels: np.ndarray) -> np.ndarray:
         bad = int(np.count_nonzero(~np.isfinite(pixels)))
         if bad:
             raise InputError(f"{path}: {bad} of {pixels.size} pixels are NaN or infinite\nreplace them, or leave the file out")
-    if pixels.ndim == 3 and (pixels[..., :1] == pixels[..., 1:]).all():
-        return pixels[..., 0].copy()
-    return pixels
+    return grey_if_equal(pixels) if pixels.ndim == 3 else pixels
+
+
+def grey_if_equal(pixels: np.ndarray) -> np.ndarray:
+    """[..., 3] -> [...] where the three channels agree in every pixel; else `pixels` itself."""
+    return pixels[..., 0].copy() if (pixels[..., :1] == pixels[..., 1:]).all() else pixels
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

@@ -282,6 +282,77 @@ def youden_threshold(label: ArrayLike, score: ArrayLike) -> float:
     first, after = np.flatnonzero(best[1:] & ~best[:-1]), np.flatnonzero(best[:-1] & ~best[1:])
     high, low = value[first], value[after]
     widest = len(high) - 1 - int(np.argmax((high - low)[::-1]))
-    middle = low[widest] + (high[widest] - low[widest]) / 2
-    # Between floats that are next to each other there is no middle.
-    return float(middle if middle > low[widest] else high[widest])
+    return _between(low[widest], high[widest])
+
+
+def _between(low: float, high: float) -> float:
+    """The middle of (low, high]; `high` where the two are neighbouring floats, which have none."""
+    middle = low + (high - low) / 2
+    return float(middle if middle > low else high)
+
+
+def threshold_at(
+    label: ArrayLike, score: ArrayLike, *, specificity: float | None = None, sensitivity: float | None = None
+) -> float:
+    """The threshold t (on `score >= t`) that keeps one rate and has the best of the other.
+
+    With `specificity`, the highest sensitivity among the thresholds whose specificity is at least that; among equal ones, the
+    highest specificity. With `sensitivity`, the other way round. Both rates are the same from one score to the next: the middle
+    between the two is taken. Where only calling no case positive will do, t is the next float above the highest score; where
+    only calling every case positive will do, t is the lowest score.
+
+    Args:
+      label: int [n]: 1, 0, or -1 where it is missing.
+      score: float [n], higher for positive.
+      specificity: the specificity to keep, 0 to 1.
+      sensitivity: the sensitivity to keep, 0 to 1; give one of the two.
+
+    Returns:
+      0.5 with one class only or a NaN score.
+
+    Raises:
+      ValueError: none or both of the two rates are given, or it is not between 0 and 1; shapes differ, or a label is over 1.
+    """
+    given = [rate for rate in (specificity, sensitivity) if rate is not None]
+    if len(given) != 1 or not 0 <= given[0] <= 1:
+        raise ValueError(f"give a specificity or a sensitivity of 0 to 1, not {specificity} and {sensitivity}")
+    label, score = labelled(label, score)
+    if np.isnan(score).any():
+        return 0.5
+    values, step = np.unique(score.astype(np.float64), return_inverse=True)
+    fp, tp = _steps(label, step, len(values))
+    if not fp[-1] or not tp[-1]:
+        return 0.5
+    # From the whole counts: 9 / 10 is the float 0.9, and 1 - 1 / 10 need not be.
+    if specificity is not None:
+        kept = np.flatnonzero((fp[-1] - fp) / fp[-1] >= specificity)
+        best = kept[np.argmax(tp[kept])]  # the first of equal ones has the fewest false positives
+    else:
+        kept = np.flatnonzero(tp / tp[-1] >= given[0])
+        best = kept[len(kept) - 1 - np.argmin(fp[kept][::-1])]  # the last of equal ones has the most true positives
+    value = values[::-1]
+    # Step i > 0 holds on (value[i], value[i - 1]].
+    if best == 0:
+        return float(np.nextafter(value[0], np.inf))
+    return float(value[-1]) if best == len(value) else _between(value[best], value[best - 1])
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """(ppv, npv) of a test with these rates where so large a share of the cases is positive, by Bayes' theorem.
+
+    ppv = se p / (se p + (1 - sp)(1 - p)), npv = sp (1 - p) / (sp (1 - p) + (1 - se) p); nan where nothing is called positive
+    (negative), or a rate is nan.
+
+    Args:
+      sensitivity: 0 to 1.
+      specificity: 0 to 1.
+      prevalence: 0 to 1.
+
+    Raises:
+      ValueError: one of them is outside 0 to 1.
+    """
+    if any(value < 0 or value > 1 for value in (sensitivity, specificity, prevalence)):
+        raise ValueError(f"rates and prevalence are 0 to 1, not {sensitivity}, {specificity}, {prevalence}")
+    tp, fn = sensitivity * prevalence, (1 - sensitivity) * prevalence
+    tn, fp = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
+    return ratio(tp, tp + fp), ratio(tn, tn + fn)

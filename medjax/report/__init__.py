@@ -1,7 +1,17 @@
 """Reports: only draw what a run has written."""
 
-from medjax.report.console import summary_table
+from medjax.report.compare import compare_runs, write_comparison
+from medjax.report.console import comparison_table, summary_table
 from medjax.report.figures import draw, learning_curves, save
 from medjax.report.html import write_html
 
-__all__ = ["draw", "learning_curves", "save", "summary_table", "write_html"]
+__all__ = [
+    "compare_runs",
+    "comparison_table",
+    "draw",
+    "learning_curves",
+    "save",
+    "summary_table",
+    "write_comparison",
+    "write_html",
+]

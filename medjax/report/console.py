@@ -1,4 +1,4 @@
-"""The table that closes a run in the terminal."""
+"""The tables that close a run, or a comparison of runs, in the terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from medjax.report.answer import verdict
 from medjax.report.words import (
     ABSENT,
+    count_noun,
     format_value,
     has_interval,
     is_number,
@@ -55,7 +57,39 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _bracket(entry: Mapping[str, Any]) -> str:
+def comparison_table(comparison: Mapping[str, Any], other: str) -> Table:
+    """Metrics as rows; the first run, another one, and their difference with its paired 95 % interval as columns.
+
+    Overall metrics only, as in `summary_table`. The last word of a row says what the interval shows of the first run: better,
+    worse, or unclear.
+
+    Args:
+      comparison: comparison.json as a dict.
+      other: the name of the other run.
+    """
+    first = comparison["runs"][0]["name"]
+    of_first, of_other = comparison["metrics"][first], comparison["metrics"][other]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
+    shared = count_noun(comparison["cases"]["shared"], "case")
+    table.title = Text(f"{name_split(comparison['split'])} split, {shared} that all runs share")
+    table.add_column("Metric", no_wrap=True, overflow="ellipsis", min_width=12)
+    table.add_column(Text(first), justify="right", overflow="fold", min_width=7, style="bold")
+    table.add_column(Text(other), justify="right", overflow="fold", min_width=7)
+    table.add_column("Difference", justify="right", no_wrap=True)
+    table.add_column(Text("[95 % interval]"), justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for metric in sort_metrics([*of_first, *of_other]):
+        if "/" in metric:
+            continue
+        difference = comparison["comparisons"][other].get(metric) or {}
+        cells = [format_value((of.get(metric) or {}).get("value")) for of in (of_first, of_other)]
+        cells.append(format_value(difference.get("difference"), sign=True))
+        cells += [_bracket(difference, "difference", sign=True), verdict(difference, metric)]
+        table.add_row(Text(name_metric(metric) + (" ↓" if lower_is_better(metric) else "")), *map(Text, cells))
+    return table
+
+
+def _bracket(entry: Mapping[str, Any], key: str = "value", *, sign: bool = False) -> str:
     if has_interval(entry):
-        return "[" + ", ".join(map(format_value, entry["ci95"])) + "]"
-    return "no interval" if is_number(entry.get("value")) else ABSENT
+        return "[" + ", ".join(format_value(end, sign=sign) for end in entry["ci95"]) + "]"
+    return "no interval" if is_number(entry.get(key)) else ABSENT

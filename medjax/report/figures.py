@@ -199,9 +199,7 @@ def _draw_losses(axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]]
         axes.legend(labelcolor="linecolor")
 
 
-def _draw_validation(
-    axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, best_step: int | None
-) -> None:
+def _draw_validation(axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, best_step: int | None) -> None:
     colours = CLASSES * len(series) if len(series) > 1 else (NETWORK,)
     for colour, (x, y) in zip(colours, series.values(), strict=False):
         axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=4 if len(x) < 60 else 0)

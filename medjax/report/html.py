@@ -44,14 +44,14 @@ def write_html(run_dir: str | Path, *, draw_curves: bool = True) -> Path:
       InputError: report.json is missing, or a file in the folder is not the JSON it should be.
     """
     run = Path(run_dir)
-    report = _read_object(run / "report.json", required=True)
+    report = read_object(run / "report.json", required=True)
     metrics = _read_lines(run / "metrics.jsonl")
     if draw_curves and metrics:
         (run / "figures").mkdir(exist_ok=True)
         curves = drawing.learning_curves(metrics, monitor=str(report.get("monitor") or ""), best_step=report.get("best_step"))
         drawing.write_png(curves, run / "figures" / CURVES)
     figures = _read_figures(run / "figures", report.get("figures") or [])
-    page = render(report, _read_object(run / "config.json"), _read_object(run / "environment.json"), metrics, figures)
+    page = render(report, read_object(run / "config.json"), read_object(run / "environment.json"), metrics, figures)
     path = run / "report.html"
     drawing.write_atomically(path, page.encode())
     return path
@@ -101,13 +101,18 @@ def render(
         "versions": environment.get("versions") if isinstance(environment.get("versions"), Mapping) else {},
         "environment": flatten({key: value for key, value in environment.items() if key != "versions"}),
     }
-    page = _load_template().render(shown)
+    return fill_template("template.html.j2", shown)
+
+
+def fill_template(name: str, shown: Mapping[str, Any]) -> str:
+    """A template of this folder with its variables filled in and escaped."""
+    page = _load_template(name).render(shown)
     # An address inside a licence or a command stays readable, but the file itself holds none: the colon becomes an entity.
     return re.sub(r"(?i)\b(https?):(?=//)", r"\1&#58;", page)
 
 
 @functools.cache
-def _load_template() -> jinja2.Template:
+def _load_template(name: str) -> jinja2.Template:
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,7 +121,7 @@ def _load_template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     templates.globals.update({name: getattr(words, name) for name in FORMATTERS})
-    return templates.get_template("template.html.j2")
+    return templates.get_template(name)
 
 
 class Notes:
@@ -343,7 +348,12 @@ def _read_figures(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[dic
     return figures
 
 
-def _read_object(path: Path, *, required: bool = False) -> dict[str, Any]:
+def read_object(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """The object of a JSON file; empty where it is not there.
+
+    Raises:
+      InputError: it is no JSON object, or it is not there and `required`.
+    """
     if not path.is_file():
         if required:
             raise InputError(f"{path} is not there: a report needs a run that was evaluated.\nTrain or evaluate it first.")

@@ -27,6 +27,8 @@ METRICS: dict[str, str] = {
     "min_se_pp": "Lesser of sensitivity and PPV",
     "ppv": "Positive predictive value",
     "npv": "Negative predictive value",
+    "ppv_at_prevalence": "PPV at the stated prevalence",
+    "npv_at_prevalence": "NPV at the stated prevalence",
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "f1": "F1",

@@ -15,36 +15,47 @@ import numpy as np
 import optax
 
 from medjax import metrics
-from medjax.core import About, Baseline, Batch, Cases, Figure, Job, Rows, Task
-from medjax.data.augment import to_unit
+from medjax.config import Decide
+from medjax.core import About, Augment, Baseline, Batch, Cases, Figure, Job, Rows, Task
 from medjax.data.folders import image_source
-from medjax.formats.image import resize, to_grey
 from medjax.tasks import baselines as simple
+from medjax.tasks import decisions, pictures
+from medjax.tasks.decisions import calibrate, decide
+from medjax.tasks.images import (
+    Channels,
+    Fit,
+    Windows,
+    image_preprocess,
+    mirrored,
+    preprocess_image,
+    standardise,
+    standardised,
+    window_first,
+)
+from medjax.tasks.saliency import explain_with
 from medjax.tasks.supervised import supervised
 
-GRID = np.linspace(0, 1, 101)
-PICTURES = 6  # a row of the page of hits and misses
-
-
-def standardise(image: jax.Array) -> jax.Array:
-    """Each image [n, H, W, C] to mean 0 and standard deviation 1; MR intensities have no unit of their own."""
-    image = to_unit(image)
-    axes = tuple(range(1, image.ndim))
-    centred = image - image.mean(axes, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + 1e-6)
-
-
-def mirrored(image: jax.Array) -> jax.Array:
-    """Images [n, H, W, C] and their left-right mirror images, [n, 2, H, W, C]."""
-    return jnp.stack([image, image[:, :, ::-1]], axis=1)
+__all__ = [
+    "calibrate",
+    "classification",
+    "classification_job",
+    "decide",
+    "figures",
+    "measure",
+    "mirrored",
+    "preprocess_image",
+    "standardise",
+    "write",
+]
 
 
 def classification(
     model: nn.Module,
     tx: optax.GradientTransformation,
     *,
-    inputs: Callable[[Batch], Any] = lambda batch: standardise(batch["image"]),
+    inputs: Callable[[Batch], Any] = standardised,
     smoothing: float = 0.0,
+    class_weights: Sequence[float] | np.ndarray | None = None,
     views: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Task:
     """One class out of several, by softmax and cross-entropy.
@@ -54,17 +65,21 @@ def classification(
       tx: optimizer.
       inputs: batch -> x.
       smoothing: label smoothing e: the target is (1 - e) * one-hot + e / K (Szegedy et al., CVPR 2016, section 7).
+      class_weights: weight [K] of each class in the mean of the loss, such as `medjax.data.sampling.class_weights`.
       views: views of x whose probabilities are averaged at evaluation and prediction, such as `mirrored`.
 
     Returns:
-      Task over batches with an int `label` [n], -1 where it is missing; rows and outputs are `score` [n, K], probabilities.
+      Task over batches with an int `label` [n], -1 where it is missing, and, in place of its one-hot form, a `target` [n, K]
+      where an augmentation such as `mixup` gives one; rows and outputs are `score` [n, K], probabilities.
     """
 
     def loss(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         label = batch["label"]
         k = logits.shape[-1]
-        target = (1 - smoothing) * jax.nn.one_hot(label, k) + smoothing / k
-        return optax.softmax_cross_entropy(logits, target), (label >= 0).astype(jnp.float32)
+        soft = batch["target"] if "target" in batch else jax.nn.one_hot(label, k)
+        weight = 1.0 if class_weights is None else soft @ jnp.asarray(class_weights, jnp.float32)
+        target = (1 - smoothing) * soft + smoothing / k
+        return optax.softmax_cross_entropy(logits, target), jnp.where(label >= 0, weight, 0.0)
 
     def outputs(logits: jax.Array) -> dict[str, jax.Array]:
         return {"score": jax.nn.softmax(logits.astype(jnp.float32))}
@@ -72,56 +87,33 @@ def classification(
     return supervised(model, tx, inputs=inputs, loss=loss, outputs=outputs, views=views)
 
 
-def preprocess_image(example: dict, *, size: int, crop: Callable[[np.ndarray], tuple] | None = None) -> dict:
-    """An image to a grey square [size, size, 1] uint8, and its `header`: what is known without the content.
+def measure(
+    rows: Rows, cases: Cases, *, classes: Sequence[str], ordinal: bool = False, prevalence: float = 0.0
+) -> dict[str, float]:
+    """All classification metrics of `score` and `pred`.
 
-    Images deeper than 8 bits are scaled by their own range, since `standardise` takes no account of it.
-
-    Args:
-      example: `image` [H, W] or [H, W, 3], and the rest, which is kept.
-      size: side in pixels; the aspect is not kept, as it may give the class away.
-      crop: image [H, W] -> (y0, y1, x0, x1) to keep.
+    Besides: `kappa` where the classes are ordinal; `auroc_matched` where the cases have pairs; `ppv_at_prevalence` and
+    `npv_at_prevalence` of two classes where a prevalence is given.
     """
-    image = example["image"]
-    height, width = image.shape[:2]
-    known = [np.log(height), np.log(width), np.log(width / height), image.ndim, image.dtype.itemsize]
-    grey = to_grey(image)
-    if grey.dtype != np.uint8:
-        low, high = float(grey.min()), float(grey.max())
-        grey = np.round((grey.astype(np.float32) - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    if crop is not None:
-        y0, y1, x0, x1 = crop(grey)
-        grey = grey[y0:y1, x0:x1]
-    return {**example, "image": resize(grey, (size, size))[..., None], "header": np.array(known, np.float32)}
-
-
-def measure(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, float]:
-    """All classification metrics of `score` and `pred`; `auroc_matched` where the cases have pairs."""
     label = cases["label"]
-    found = metrics.classification(label, rows["score"], rows["pred"], tuple(classes))
-    if "pair" in cases and len(classes) == 2:
+    found = metrics.classification(label, rows["score"], rows["pred"], tuple(classes), ordinal=ordinal)
+    if len(classes) != 2:
+        return found
+    if "pair" in cases:
         found["auroc_matched"] = metrics.auroc_matched(label, rows["score"][:, 1], cases["pair"])
+    if prevalence:
+        ppv, npv = metrics.predictive_values(found["sensitivity"], found["specificity"], prevalence)
+        found |= {"ppv_at_prevalence": ppv, "npv_at_prevalence": npv}
     return found
 
 
-def calibrate(rows: Rows, cases: Cases) -> dict[str, np.ndarray]:
-    """The operating point of a two-class problem: the threshold with the largest Youden index on these cases."""
-    if rows["score"].shape[1] != 2:
-        return {}
-    return {"threshold": np.array(metrics.youden_threshold(cases["label"], rows["score"][:, 1]))}
-
-
-def decide(point: Mapping[str, np.ndarray], rows: Rows) -> Rows:
-    """Add `pred` [n], P(positive) at or above the threshold with two classes, the likeliest class with more; and `sure` [n],
-    0 at the decision's edge and 1 at its surest.
-    """
-    score = rows["score"]
-    if "threshold" not in point:
-        return {**rows, "pred": score.argmax(1), "sure": score.max(1)}
-    positive, threshold = score[:, 1], np.clip(point["threshold"], 1e-6, 1 - 1e-6)
-    pred = positive >= point["threshold"]
-    sure = np.where(pred, (positive - threshold) / (1 - threshold), (threshold - positive) / threshold)
-    return {**rows, "pred": pred.astype(int), "sure": sure}
+def define_at(prevalence: float) -> dict[str, str]:
+    """What `ppv_at_prevalence` and `npv_at_prevalence` of `measure` mean."""
+    share = f"a prevalence of {100 * prevalence:.4g} %, by Bayes' rule from sensitivity and specificity at the threshold in use"
+    return {
+        "ppv_at_prevalence": f"Share of cases called positive that would be positive, 0 to 1, at {share}.",
+        "npv_at_prevalence": f"Share of cases called negative that would be negative, 0 to 1, at {share}.",
+    }
 
 
 def write(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, str]:
@@ -137,44 +129,19 @@ def write(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, str]
     return {".csv": out.getvalue()}
 
 
-def figures(rows: Rows, cases: Cases, others: Mapping[str, Rows], *, classes: Sequence[str]) -> dict[str, Figure]:
+def figures(
+    rows: Rows, cases: Cases, others: Mapping[str, Rows], *, classes: Sequence[str], windows: Windows = ()
+) -> dict[str, Figure]:
     """ROC curves beside the baselines', calibration, confusion, and a page of hits and misses."""
-    label = cases["label"]
+    label, score = cases["label"], rows["score"]
     found: dict[str, Figure] = {}
-    binary = len(classes) == 2
-    for k in [1] if binary else range(len(classes)):
-        lines = []
-        for name, scores in (("network", rows), *others.items()):
-            if name == "majority":
-                continue
-            is_k = np.where(label < 0, -1, label == k)
-            x, y, _ = metrics.roc_curve(is_k, scores["score"][:, k])
-            line = {"label": f"{name} ({metrics.auroc(is_k, scores['score'][:, k]):.3f})", "x": x, "y": y}
-            if name == "network":
-                lo, hi = metrics.roc_band(is_k, scores["score"][:, k], cases["group"], grid=GRID, resamples=500, seed=0)
-                line = {**line, "y": np.interp(GRID, x, y), "x": GRID, "lo": lo, "hi": hi}
-            lines.append(line)
-        found["roc" if binary else f"roc_{classes[k]}"] = Figure(
-            "lines",
-            f"ROC: {classes[k]}" if not binary else "ROC curve",
-            "How many of the sick are found (sensitivity) for how many of the well called sick. In brackets the AUROC; "
-            "the band is the 95 % interval at each point.",
-            {"lines": lines, "xlabel": "1 − specificity", "ylabel": "sensitivity", "diagonal": True},
-        )
-        if binary:
-            x, y, _ = metrics.reliability(label, rows["score"][:, 1])
-            found["calibration"] = Figure(
-                "lines",
-                "Calibration",
-                "Of the cases given about this probability, how many were positive. On the diagonal, a probability means "
-                "what it says.",
-                {
-                    "lines": [{"label": "network", "x": x, "y": y, "style": "points"}],
-                    "xlabel": f"predicted probability of {classes[1]!r}",
-                    "ylabel": "observed share",
-                    "diagonal": True,
-                },
-            )
+    if len(classes) == 2:
+        beside = {name: r["score"][:, 1] for name, r in others.items()}
+        found["roc"] = pictures.roc_beside(label, score[:, 1], cases["group"], beside, title="ROC curve")
+        found["calibration"] = pictures.calibration(label, score[:, 1], xlabel=f"predicted probability of {classes[1]!r}")
+    else:
+        scores, truth = {name: r["score"] for name, r in others.items()}, pictures.per_class(label, len(classes))
+        found |= pictures.roc_figures(truth, score, cases["group"], scores, classes)
     table = metrics.confusion(label, rows["pred"], len(classes))
     found["confusion"] = Figure(
         "matrix",
@@ -182,38 +149,8 @@ def figures(rows: Rows, cases: Cases, others: Mapping[str, Rows], *, classes: Se
         "Cases by what they are and what the network called them.",
         {"values": table, "rows": list(classes), "columns": list(classes), "xlabel": "called", "ylabel": "truth"},
     )
-    if "image" in cases:
-        found["hits_and_misses"] = _pictures(rows, cases, classes)
-    return found
-
-
-def _pictures(rows: Rows, cases: Cases, classes: Sequence[str]) -> Figure:
-    label, pred, score = cases["label"], rows["pred"], rows["score"]
-    sure, group = rows["sure"], cases["group"]
-    shown = 1 if len(classes) == 2 else pred  # the class whose probability is shown
-    chance = score[np.arange(len(score)), shown]
-    of = np.broadcast_to(shown, pred.shape)
-    lines = []
-    for name, wanted in (("right, surest", pred == label), ("wrong, surest", pred != label), ("least sure", label >= 0)):
-        for k in range(len(classes)) if name != "least sure" else (None,):
-            rank = np.flatnonzero(wanted & (label >= 0) & ((label == k) if k is not None else True))
-            rank = rank[np.argsort(sure[rank] if k is None else -sure[rank], kind="stable")]
-            # One picture a group: eight copies of one case teach nothing.
-            _, first = np.unique(group[rank], return_index=True)
-            chosen = rank[np.sort(first)][:PICTURES]
-            if len(chosen):
-                titles = [f"{classes[label[i]]} · P({classes[of[i]]}) {chance[i]:.2f}" for i in chosen]
-                images = cases.take(chosen)["image"]
-                images = images[..., 0] if images.shape[-1] == 1 else images
-                title = name if k is None else f"{classes[k]}\n{name}"
-                lines.append({"label": title, "images": images, "titles": titles})
-    return Figure(
-        "grid",
-        "Hits and misses",
-        "As the network saw them: the cases it was surest of, right and wrong, and those it was least sure of, one of each "
-        "group. Above each: the truth, and the probability that the network gave.",
-        {"rows": lines},
-    )
+    page = pictures.hits_and_misses(rows, cases, classes, windows=windows) if "image" in cases else None
+    return found if page is None else {**found, "hits_and_misses": page}
 
 
 def classification_job(
@@ -223,8 +160,15 @@ def classification_job(
     sources: Callable[[], Mapping[str, Any]],
     size: int,
     crop: Callable[[np.ndarray], tuple] | None = None,
-    augment: Callable | None = None,
+    channels: Channels = "grey",
+    fit: Fit = "squash",
+    windows: Windows = (),
+    volumes: bool = False,
+    ordinal: bool = False,
+    augment: Callable | Augment | None = None,
     baselines: Mapping[str, Baseline] | None = None,
+    decide: Decide = decisions.DEFAULT,
+    read: Callable[[Sequence[Any]], Any] = image_source,
 ) -> Job:
     """A Job of image classification with this task file's defaults.
 
@@ -232,24 +176,28 @@ def classification_job(
       task: from `classification`.
       about: words of the report; its classes are the labels' names.
       sources: -> {split or "all": Source} of examples with `image` and `label`.
-      size: side of the square that images are prepared to.
-      crop: what to keep of an image before that.
-      augment: in training.
+      size, crop, channels, fit, windows, volumes: how pictures are prepared, see `image_preprocess`.
+      ordinal: the classes are grades in their order, and kappa is measured.
+      augment: in training; with CT windows it takes what these leave, in 0..1.
       baselines: majority, logistic and header by default.
+      decide: how scores become decisions.
+      read: paths -> Source of unlabelled cases, for prediction.
     """
-    k = len(about.classes)
+    k, classes = len(about.classes), about.classes
     defaults = {"logistic": simple.logistic(k), "header": simple.header(k), "majority": simple.majority(k)}
+    definitions = {**metrics.DEFINITIONS, **define_at(decide.prevalence), **about.definitions}
     return Job(
-        about=about._replace(definitions={**metrics.DEFINITIONS, **about.definitions}),
+        about=about._replace(definitions=definitions),
         task=task,
         sources=sources,
-        read=image_source,
-        preprocess=functools.partial(preprocess_image, size=size, crop=crop),
-        augment=augment,
-        measure=functools.partial(measure, classes=about.classes),
+        read=read,
+        preprocess=image_preprocess(size=size, crop=crop, channels=channels, fit=fit, windows=windows, volumes=volumes),
+        augment=window_first(augment, windows),
+        measure=functools.partial(measure, classes=classes, ordinal=ordinal, prevalence=decide.prevalence),
         baselines=defaults if baselines is None else baselines,
-        figures=functools.partial(figures, classes=about.classes),
-        write=functools.partial(write, classes=about.classes),
-        calibrate=calibrate,
-        decide=decide,
+        figures=functools.partial(figures, classes=classes, windows=tuple(windows)),
+        write=functools.partial(write, classes=classes),
+        calibrate=functools.partial(calibrate, rule=decide),
+        decide=decisions.decide,
+        explain=explain_with(task, classes, windows=tuple(windows)),
     )

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medjax.data.folders import SPLIT_NAMES, class_folders, image_files, image_source
+from medjax.data.folders import SPLIT_NAMES, class_folders, image_source
 from medjax.errors import InputError
+from medjax.formats.picture import picture_files
 
 
 def picture(path, value=0):
@@ -179,10 +180,10 @@ def test_files_and_folders_for_prediction(tmp_path):
 
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.sampled_from([f"{d}{n}{e}" for d in ("", "d/", "d/e/") for n in "ab" for e in (".png", ".JPG", ".txt")])))
-def test_image_files_finds_just_the_images_sorted(tmp_path_factory, names):
+def test_picture_files_finds_just_the_pictures_sorted(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("files")
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
     expected = sorted(folder / name for name in names if not name.endswith(".txt"))
-    assert image_files(folder) == expected
+    assert picture_files(folder) == expected

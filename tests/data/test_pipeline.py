@@ -23,7 +23,7 @@ def make_cases(n, *, label=None, group=None):
     return Cases(columns)
 
 
-@pytest.mark.parametrize("sampling", ["cases", "groups"])
+@pytest.mark.parametrize("sampling", ["cases", "groups", "classes"])
 def test_a_batch_is_a_function_of_seed_and_step(sampling):
     cases = make_cases(23, label=np.arange(23) % 2, group=np.arange(23) // 3)
     batch = pipeline(cases, 8, seed=3, sampling=sampling)

@@ -10,52 +10,12 @@ import types
 import numpy as np
 import pytest
 from PIL import Image
+from toy import Known, Source, examples, fails, keep
 
-from medjax.config import Data
-from medjax.core import About, Job
 from medjax.data import prepare as module
 from medjax.data.digests import code_digest, digest
 from medjax.data.folders import class_folders
-from medjax.data.load import load, load_one
 from medjax.data.prepare import prepare, read_cases
-from medjax.errors import InputError
-
-
-class Source:
-    """Examples in a list; counts how often one is read."""
-
-    def __init__(self, examples):
-        self.examples, self.reads = examples, 0
-
-    def __len__(self):
-        return len(self.examples)
-
-    def __getitem__(self, i):
-        self.reads += 1
-        return dict(self.examples[i])
-
-
-class Known(Source):
-    """A Source that knows its content without reading it, as files do."""
-
-    def __init__(self, examples, name):
-        super().__init__(examples)
-        self.name = name
-
-    def identity(self):
-        return [self.name]
-
-
-def examples(n=6, *, shape=(64, 64), seed=0):
-    rng = np.random.default_rng(seed)
-    return [
-        {"id": f"case/{i:03d}", "patient": f"P{i // 2}", "label": i % 2, "image": rng.integers(0, 255, shape, np.uint8)}
-        for i in range(n)
-    ]
-
-
-def keep(example):
-    return example
 
 
 @pytest.fixture(autouse=True)
@@ -66,13 +26,6 @@ def own_cache(tmp_path, monkeypatch):
 
 def left(cache):
     return sorted(f.name for f in cache.iterdir()) if cache.is_dir() else []
-
-
-def fails(call, *words):
-    with pytest.raises(InputError) as caught:
-        call()
-    for word in words:
-        assert str(word) in str(caught.value)
 
 
 def test_columns_have_the_cases_values_and_only_pictures_stay_on_disk():
@@ -468,72 +421,3 @@ def test_a_killed_preparation_is_not_taken_for_whole(tmp_path, small_files, own_
     assert len(whole) == 1
     assert json.loads((whole[0] / "meta.json").read_text())["fingerprint"] == out.strip()
     assert np.load(whole[0] / "image.npy").any(axis=(1, 2)).all()
-
-
-# Load ----------------------------------------------------------------------------------------------------------------------
-
-
-def job(sources, classes=("a", "b")):
-    about = About("classification", "?", classes, "auroc", True, {}, "toy")
-    nothing = dict.fromkeys(Job._fields[len(Job._fields) - len(Job._field_defaults) :])
-    fields = {**dict.fromkeys(Job._fields), **nothing, "about": about, "sources": lambda: sources, "preprocess": keep}
-    return Job(**fields)
-
-
-def silent(text):
-    pass
-
-
-def test_load_keeps_patients_and_copies_on_one_side():
-    rows = examples(60)
-    rows += [{**rows[i], "id": f"copy/{i:03d}", "patient": "", "image": np.rot90(rows[i]["image"])} for i in range(10)]
-    data = load(job({"all": Source(rows)}), Data(), silent)
-    assert sum(len(c) for c in data.cases.values()) == 70
-    groups = [set(c["group"]) for c in data.cases.values()]
-    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
-    patients = [set(c["patient"]) - {""} for c in data.cases.values()]
-    assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
-    assert data.audit["near_copies"] == {"groups": 10, "files": 20, "largest": 2, "search": "in any orientation"}
-    assert data.audit["leaks"] == {}
-    assert data.audit["notes"] == []
-    again = load(job({"all": Source(rows)}), Data(), silent)
-    assert all(again.cases[s]["id"].tolist() == data.cases[s]["id"].tolist() for s in data.cases)
-
-
-def test_the_audit_does_not_claim_a_search_that_was_not_made():
-    rows = examples(60, shape=(32, 32))
-    audit = load(job({"all": Source(rows)}), Data(), silent).audit
-    assert audit["near_copies"]["search"].startswith("not searched, since")
-    audit = load(job({"all": Source(examples(60))}), Data(near_copies="upright"), silent).audit
-    assert audit["near_copies"]["search"] == "upright only"
-
-
-def test_copies_of_other_labels_are_noted():
-    rows = examples(60)
-    rows[7] = {**rows[7], "image": rows[4]["image"]}
-    notes = load(job({"all": Source(rows)}), Data(), silent).audit["notes"]
-    assert notes == [f"1 set(s) of {what} carry different labels" for what in ("identical content", "near-copies")]
-
-
-def test_a_split_that_loses_all_its_cases_stops():
-    rows = examples(40)
-    given = {"train": rows[:10], "val": rows[20:30], "test": [{**e, "id": f"t{e['id']}"} for e in rows[:10]]}
-    sources = {split: Source([{**e, "patient": ""} for e in part]) for split, part in given.items()}
-    fails(lambda: load(job(sources), Data(), silent), "train split is empty")
-
-
-def test_a_training_split_of_one_class_stops():
-    rows = examples(40)
-    sources = {"train": Source(rows[:20:2]), "val": Source(rows[20:30]), "test": Source(rows[30:])}
-    fails(lambda: load(job(sources), Data(), silent), "only the class 'a'")
-
-
-def test_one_split_or_all_of_it():
-    rows = examples(40)
-    sources = {"train": Source(rows[:20]), "test": Source(rows[20:])}
-    data = load_one(job(sources), Data(), "test", silent)
-    assert data.cases["test"]["id"].tolist() == [e["id"] for e in rows[20:]]
-    assert data.audit["notes"] == []
-    data = load_one(job(sources), Data(), "val", silent)
-    assert len(data.cases["val"]) == 40
-    assert any("no split 'val'" in note for note in data.audit["notes"])

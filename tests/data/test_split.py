@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medjax.data.duplicates import components
-from medjax.data.split import clear_leaks, group_cases, make_splits, split_groups
+from medjax.data.split import clear_leaks, group_cases, make_folds, make_splits, rarest_class, split_groups
 from medjax.errors import InputError
 
 FRACTIONS = (0.65, 0.15, 0.2)
@@ -241,3 +241,57 @@ def test_components_number_by_first_appearance(n, edges):
     order = {value: k for k, value in enumerate(dict.fromkeys(label))}
     i, j = (np.array([e[side] for e in edges], int) for side in (0, 1))
     assert components(n, i, j).tolist() == [order[value] for value in label]
+
+
+# Several labels ------------------------------------------------------------------------------------------------------------
+
+LABELS = st.lists(st.lists(st.sampled_from([-1, 0, 0, 1]), min_size=4, max_size=4), min_size=1, max_size=60)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LABELS)
+def test_the_rarest_positive_class_of_each_case(rows):
+    label = np.array(rows, np.int8)
+    counts = [sum(row[k] == 1 for row in rows) for k in range(4)]
+    for row, found in zip(rows, rarest_class(label), strict=True):
+        positive = [k for k in range(4) if row[k] == 1]
+        if positive:
+            assert found in positive
+            assert counts[found] == min(counts[k] for k in positive)
+        else:
+            assert found == (4 if 0 in row else -1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LABELS, st.integers(1, 3), st.integers(0, 99))
+def test_classes_too_rare_for_every_part_are_no_error_where_they_need_not_be_there(rows, size, seed):
+    label = rarest_class(np.array(rows, np.int8))
+    group = np.arange(len(rows)) // size
+    part = split_groups(group, label, FRACTIONS, seed=seed, strict=False)
+    for g in np.unique(group):
+        assert len(set(part[group == g])) == 1
+    np.testing.assert_array_equal(part, split_groups(group, label, FRACTIONS, seed=seed, strict=False))
+    for value in np.unique(label[label >= 0]):
+        if len(np.unique(group[label == value])) >= 3 and size == 1:
+            assert set(part[label == value]) == {0, 1, 2}
+
+
+def test_many_rare_classes_do_not_all_go_to_training():
+    label = np.arange(200)  # every case a class of its own
+    part = split_groups(np.arange(200), label, FRACTIONS, seed=0, strict=False)
+    np.testing.assert_allclose(np.bincount(part) / 200, FRACTIONS, atol=1 / 200)
+    with pytest.raises(InputError, match="too few"):
+        split_groups(np.arange(200), label, FRACTIONS, seed=0)
+
+
+def test_splits_and_folds_of_several_labels():
+    rng = np.random.default_rng(0)
+    label = rarest_class((rng.random((90, 6)) < [0.5, 0.3, 0.2, 0.1, 0.03, 0.01]).astype(np.int8))
+    group, every = np.arange(90) // 2, np.full(90, "all")
+    index = make_splits(every, group, label, fractions=FRACTIONS, seed=0, classes=(), strict=False)
+    assert sorted(np.concatenate(list(index.values()))) == list(range(90))
+    folds = make_folds(every, group, label, folds=5, val=0.2, seed=0, classes=(), strict=False)
+    assert sorted(np.concatenate([fold["cv"] for fold in folds])) == list(range(90))
+    for fold in folds:
+        assert min(map(len, fold.values())) > 0
+        assert not set(group[fold["cv"]]) & set(group[np.concatenate([fold["train"], fold["val"]])])

@@ -259,3 +259,80 @@ def test_youden_threshold_is_in_the_middle_of_the_widest_stretch():
 def test_youden_threshold_between_neighbouring_floats(low):
     high = np.nextafter(low, 2)
     assert youden(np.array([0, 1]), np.array([low, high]), metrics.youden_threshold([0, 1], [low, high])) == 1
+
+
+def rates_at(label, score, threshold):
+    called = score >= threshold
+    return called[label == 1].mean(), (~called)[label == 0].mean()
+
+
+@settings(deadline=None)
+@given(scored(), st.sampled_from([0, 0.25, 0.5, 0.9, 0.95, 1]), st.booleans())
+def test_threshold_at_is_the_best_that_keeps_the_rate(case, wanted, keep_specificity):
+    label, score = case
+    keep = {"specificity" if keep_specificity else "sensitivity": wanted}
+    threshold = metrics.threshold_at(label, score, **keep)
+    if len(set(label[label >= 0])) < 2:
+        assert threshold == 0.5
+        return
+    known = score[label >= 0]
+    # (the rate that is kept, the other) at every threshold that differs.
+    pairs = [rates_at(label, score, t) for t in [*known, 9]]
+    pairs = [pair[::-1] if keep_specificity else pair for pair in pairs]
+    found = rates_at(label, score, threshold)
+    found = found[::-1] if keep_specificity else found
+    best = max((other, kept) for kept, other in pairs if kept >= wanted)
+    assert found == best[::-1]
+    if known.min() < threshold < known.max():
+        below, above = known[known < threshold].max(), known[known >= threshold].min()
+        assert threshold == (below + above) / 2
+
+
+def test_threshold_at_by_hand():
+    label, score = [0, 0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.6, 0.9]
+    assert metrics.threshold_at(label, score, specificity=1.0) == pytest.approx(0.5)
+    assert metrics.threshold_at(label, score, specificity=0.6) == pytest.approx(0.25)
+    assert metrics.threshold_at(label, score, sensitivity=0.6) == pytest.approx(0.5)
+    assert metrics.threshold_at(label, score, sensitivity=0.7) == pytest.approx(0.25)
+    # Specificity 0 would let the threshold fall to the lowest score, for nothing: all positives are found before.
+    assert metrics.threshold_at(label, score, specificity=0.0) == pytest.approx(0.25)
+    assert metrics.threshold_at(label, score, sensitivity=0.0) == pytest.approx(0.5)
+    # Nobody can be called positive, or everybody must be.
+    assert metrics.threshold_at([1, 0], [0.2, 0.9], specificity=0.5) == np.nextafter(0.9, 1)
+    assert metrics.threshold_at([1, 0], [0.2, 0.9], sensitivity=0.5) == 0.2
+    # 9 of 10 is .9, though 1 - 1 / 10 in floats need not be.
+    ten = [0] * 10 + [1]
+    assert metrics.threshold_at(ten, [*np.arange(10) / 10, 0.85], specificity=0.9) == pytest.approx(0.825)
+    for one_class in ([0, 0], [1, 1], [-1, -1]):
+        assert metrics.threshold_at(one_class, [0.1, 0.9], specificity=0.9) == 0.5
+    assert metrics.threshold_at([0, 1], [np.nan, 0.1], sensitivity=0.9) == 0.5
+    for wrong in ({}, {"specificity": 0.5, "sensitivity": 0.5}, {"specificity": 1.1}, {"sensitivity": np.nan}):
+        with pytest.raises(ValueError, match="0 to 1"):
+            metrics.threshold_at([0, 1], [0.1, 0.9], **wrong)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_predictive_values_are_the_counts_at_the_datas_own_prevalence(seed):
+    label, score = draw(seed)
+    pred = score >= 0.6
+    rates = metrics.sensitivity(label, pred), metrics.specificity(label, pred)
+    expected = metrics.ppv(label, pred), metrics.npv(label, pred)
+    assert metrics.predictive_values(*rates, label.mean()) == pytest.approx(expected, abs=1e-12)
+    # At another prevalence: as if each negative were there four times.
+    many = np.concatenate([label, *[label[label == 0]] * 3])
+    called = np.concatenate([pred, *[pred[label == 0]] * 3])
+    expected = metrics.ppv(many, called), metrics.npv(many, called)
+    assert metrics.predictive_values(*rates, many.mean()) == pytest.approx(expected, abs=1e-12)
+
+
+def test_predictive_values_at_the_ends():
+    assert metrics.predictive_values(0.9, 0.8, 0.0) == (0, 1)
+    assert metrics.predictive_values(0.9, 0.8, 1.0) == (1, 0)
+    assert metrics.predictive_values(0.9, 0.9, 0.01)[0] == pytest.approx(1 / 12)
+    nobody, everybody = metrics.predictive_values(0.0, 1.0, 0.3), metrics.predictive_values(1.0, 0.0, 0.3)
+    assert np.isnan(nobody[0])
+    assert np.isnan(everybody[1])
+    assert (nobody[1], everybody[0]) == pytest.approx((0.7, 0.3))
+    assert np.isnan(metrics.predictive_values(np.nan, 0.5, 0.3)).all()
+    with pytest.raises(ValueError, match="0 to 1"):
+        metrics.predictive_values(0.5, 0.5, 1.5)

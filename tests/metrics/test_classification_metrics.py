@@ -130,7 +130,8 @@ def test_nan_scores_make_their_metrics_nan(k):
 
 
 def test_all_names_are_defined_in_words():
-    found = metrics.classification([0, 1, 2], np.full((3, 3), 1 / 3), [0, 1, 2], tuple("abc"))
+    found = metrics.classification([0, 1, 2], np.full((3, 3), 1 / 3), [0, 1, 2], tuple("abc"), ordinal=True)
+    assert "kappa" in found
     for name in [*found, "auroc_matched"]:
         assert metrics.DEFINITIONS[name.split("/")[0]].endswith(".")
         assert metrics.why_undefined(name) != metrics.why_undefined("no such metric")
@@ -143,6 +144,35 @@ def test_confusion_agrees_with_sklearn():
     assert metrics.confusion([-1, 0, 2], [1, 2, 0], 3).tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
     small = metrics.confusion(np.array([15, 0], np.uint8), np.array([15, 1], np.uint8), 17)
     assert (small[15, 15], small[0, 1], small.sum()) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_kappa_agrees_with_sklearn(seed, k):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(k, size=200)
+    pred = np.clip(label + rng.integers(-1, 2, 200), 0, k - 1)
+    expected = sk.cohen_kappa_score(label, pred, weights="quadratic", labels=range(k))
+    assert metrics.kappa(label, pred, k) == pytest.approx(expected, abs=1e-12)
+    gaps = np.where(np.arange(200) % 3 == 0, -1, label)
+    kept = gaps >= 0
+    expected = sk.cohen_kappa_score(label[kept], pred[kept], weights="quadratic", labels=range(k))
+    assert metrics.kappa(gaps, pred, k) == pytest.approx(expected, abs=1e-12)
+    found = metrics.classification(gaps, np.full((200, k), 1 / k), pred, tuple("abcdef"[:k]), ordinal=True)
+    assert found["kappa"] == metrics.kappa(gaps, pred, k)
+    plain = metrics.classification(gaps, np.full((200, k), 1 / k), pred, tuple("abcdef"[:k]))
+    assert {**plain, "kappa": found["kappa"]} == pytest.approx(found, nan_ok=True)
+
+
+def test_kappa_at_its_ends():
+    assert metrics.kappa([0, 1, 2], [0, 1, 2], 3) == 1
+    assert metrics.kappa([0, 2], [2, 0], 3) == -1
+    assert metrics.kappa([0, 1, 0, 1], [0, 0, 1, 1], 2) == 0
+    # Far misses count more than near ones.
+    assert metrics.kappa([0, 1, 2, 2], [0, 1, 2, 1], 3) > metrics.kappa([0, 1, 2, 2], [0, 1, 2, 0], 3)
+    assert metrics.kappa([0, 2], [1, 1], 3) == 0
+    for alike in ([1, 1], [-1, -1]):
+        assert np.isnan(metrics.kappa(alike, [1, 1], 3))
 
 
 def test_wrong_input_is_refused():

@@ -7,8 +7,11 @@ import pytest
 
 from medjax.core import example_keys, scope
 from medjax.flops import count_flops, count_parameters
+from medjax.models.cnn import CNN
+from medjax.models.convnext import ConvNeXt, convnext_tiny
 from medjax.models.dcgan import Discriminator, Generator
-from medjax.models.resnet import ResNet, resnet18, resnet50
+from medjax.models.densenet import DenseNet, densenet121
+from medjax.models.resnet import ResNet, resnet18, resnet34, resnet50
 from medjax.models.sequence import Recurrent
 from medjax.models.unet import UNet
 
@@ -27,7 +30,16 @@ def variables_of(model, x):
 # Residual networks
 
 
-@pytest.mark.parametrize(("make", "count"), [(resnet18, 11_689_512), (resnet50, 25_557_032)])
+PUBLISHED = [
+    (resnet18, 11_689_512),
+    (resnet34, 21_797_672),
+    (resnet50, 25_557_032),
+    (densenet121, 7_978_856),
+    (convnext_tiny, 28_589_128),
+]
+
+
+@pytest.mark.parametrize(("make", "count"), PUBLISHED)
 def test_published_parameter_counts(make, count):
     variables, y = shapes(make(1000), jnp.zeros((2, 224, 224, 3)))
     assert count_parameters(variables["params"]) == count
@@ -46,7 +58,7 @@ def test_resnet50_costs_what_is_published():
 @pytest.mark.parametrize("make", [resnet18, resnet50])
 def test_stem_for_small_images_keeps_the_grid(make):
     variables, y = shapes(make(10, small_images=True), jnp.zeros((2, 32, 32, 1)))
-    assert variables["params"]["Conv_0"]["kernel"].shape == (3, 3, 1, 64)
+    assert variables["params"]["stem_conv"]["kernel"].shape == (3, 3, 1, 64)
     assert y.shape == (2, 10)
 
 
@@ -56,12 +68,76 @@ def test_the_default_network_is_what_it_was():
     found = {
         "/".join(k.key for k in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
     }
-    assert found["Conv_0/kernel"] == (5, 5, 1, 16)
-    assert found["BasicBlock_0/Conv_1/kernel"] == (3, 3, 16, 16)
-    assert found["BasicBlock_3/Conv_2/kernel"] == (1, 1, 64, 128)
-    assert found["BasicBlock_3/BatchNorm_2/scale"] == (128,)
-    assert found["Dense_0/kernel"] == (128, 2)
+    assert found["stem_conv/kernel"] == (5, 5, 1, 16)
+    assert found["stage1_block0/conv2/kernel"] == (3, 3, 16, 16)
+    assert found["stage4_block0/project_conv/kernel"] == (1, 1, 64, 128)
+    assert found["stage4_block0/project_norm/scale"] == (128,)
+    assert found["head/kernel"] == (128, 2)
     assert len(found) == 3 + 4 * 6 + 3 * 3 + 2  # stem, blocks, projections, head
+
+
+# Encoders: what other jobs rely on
+
+SMALL = [
+    (ResNet(2, width=4, blocks=(1, 1, 1, 1)), (64, 64, 1), [(32, 4), (16, 8), (8, 16), (4, 32)]),
+    (ResNet(2, width=4, blocks=(1, 2), bottleneck=True, stem_pool=True), (64, 64, 3), [(32, 4), (16, 16), (8, 32)]),
+    (ResNet(2, width=4, stem_kernel=3, stem_stride=1, centred=True), (12, 12, 12, 1), [(12, 4), (6, 8), (3, 16), (2, 32)]),
+    (DenseNet(2, growth=4, layers=(1, 2, 2, 1)), (64, 64, 2), [(32, 8), (16, 12), (8, 14), (4, 15), (2, 11)]),
+    (ConvNeXt(2, width=4, blocks=(1, 2, 1, 1)), (64, 64, 3), [(16, 4), (8, 8), (4, 16), (2, 32)]),
+    (CNN(2, features=(4, 4, 8, 8), hidden=8), (32, 32, 1), [(16, 4), (8, 4), (4, 8), (2, 8)]),
+    (CNN(2, features=(4, 8), hidden=8), (8, 8, 8, 1), [(4, 4), (2, 8)]),
+]
+NAMES = [f"{type(model).__name__}{len(shape) - 1}d{i}" for i, (model, shape, _) in enumerate(SMALL)]
+
+
+@pytest.mark.parametrize(("model", "shape", "maps"), SMALL, ids=NAMES)
+def test_encoders_give_maps_finest_first_under_the_names_agreed_on(model, shape, maps):
+    x = jnp.zeros((2, *shape))
+    variables, y = shapes(model, x)
+    assert y.shape == (2, 2)
+    assert all(name.startswith(("stem_", "stage", "head")) for name in variables["params"])
+    assert {"stage1", "head"} <= {name.partition("_")[0] for name in variables["params"]}
+    made = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, features=True), variables, x)
+    assert [m.shape for m in made] == [(2, *[side] * (len(shape) - 1), channels) for side, channels in maps]
+    bare = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False, features=True), x)["params"]
+    assert set(bare) == {name for name in variables["params"] if not name.startswith("head")}
+
+
+@pytest.mark.parametrize(("model", "shape", "maps"), SMALL[1:6:2] + SMALL[4:5], ids=NAMES[1:6:2] + NAMES[4:5])
+def test_every_parameter_of_an_encoder_gets_a_finite_gradient(model, shape, maps):
+    x = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+    variables = variables_of(model, x)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape).astype(np.float32), variables.pop("params"))
+
+    def loss(params):
+        with scope(keys=example_keys(jax.random.key(0), jnp.int32(0), 4)):
+            y, _ = model.apply({"params": params, **variables}, x, train=True, mutable=list(variables))
+        return jnp.square(y - 1).sum()
+
+    for path, grad in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
+        assert np.isfinite(grad).all(), path
+        assert np.abs(grad).max() > 0, path
+
+
+def test_stochastic_depth_drops_a_branch_of_an_example_whole():
+    """Layer scale makes the branch: with one block, an example is either the input's own map or that with twice the branch."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 32, 32, 1)), jnp.float32)
+    still, dropping = (ConvNeXt(2, width=4, blocks=(1, 1), layer_scale=1.0, drop_path=rate) for rate in (0.0, 0.5))
+    variables = variables_of(still, x)
+    with scope(keys=example_keys(jax.random.key(0), jnp.int32(0), 16)):
+        made = jax.jit(lambda x: dropping.apply(variables, x, train=True, features=True)[1])(x)
+    whole = jax.jit(lambda x: still.apply(variables, x, train=False, features=True)[1])(x)
+    none = {**variables["params"], "stage2_block0": jax.tree.map(jnp.zeros_like, variables["params"]["stage2_block0"])}
+    bare = jax.jit(lambda x: still.apply({"params": none}, x, train=False, features=True)[1])(x)
+    kept = np.abs(made - bare).max((1, 2, 3)) > 1e-6
+    assert 0 < kept.sum() < 16
+    np.testing.assert_allclose(made, np.where(kept[:, None, None, None], 2 * whole - bare, bare), atol=1e-5)
+
+
+def test_plain_cnn_refuses_what_it_cannot_halve():
+    with pytest.raises(ValueError, match="sides of 16"):
+        shapes(CNN(2), jnp.zeros((1, 8, 8, 1)))
 
 
 # U-Net

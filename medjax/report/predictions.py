@@ -1,0 +1,139 @@
+"""What a finished run has said of its cases, read back from its folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medjax.errors import InputError
+from medjax.report.html import read_object
+
+SPLITS = ("test", "cv", "val")  # the one that counts first
+FIRST, MISSING = ["id", "patient", "truth", "pred"], "missing"
+MEND = "restore the file, or evaluate the run again"
+
+
+class Predictions(NamedTuple):
+    """A run's report and its predictions of one split.
+
+    Attributes:
+      folder: of the run, as it was given.
+      report: the content of report.json.
+      classes: the K names.
+      id: text [n], each once.
+      patient: text [n], empty where unknown.
+      label: int [n] or, with several labels a case, int8 [n, K]; -1 where it is missing.
+      pred: int [n] or [n, K].
+      score: float64 [n, K].
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    classes: tuple[str, ...]
+    id: np.ndarray
+    patient: np.ndarray
+    label: np.ndarray
+    pred: np.ndarray
+    score: np.ndarray
+
+
+def choose_split(folders: Sequence[Path]) -> str:
+    """The first of test, cv and val that every one of the runs has predictions of.
+
+    Raises:
+      InputError: there is none.
+    """
+    for split in SPLITS:
+        if all(_table_of(folder, split).is_file() for folder in folders):
+            return split
+    lacking = next((f for f in folders if not any(_table_of(f, split).is_file() for split in SPLITS)), None)
+    if lacking is not None:
+        raise InputError(f"{lacking}: has no predictions/test.csv\na run writes it when it ends: medjax resume {lacking}")
+    raise InputError(f"{', '.join(map(str, folders))}: have no split in common\ncompare runs that were tested alike")
+
+
+def read_predictions(folder: Path, split: str) -> Predictions:
+    """Read RUN/report.json and RUN/predictions/SPLIT.csv of a classification, of one label a case or several.
+
+    Raises:
+      InputError: one of them is not there, is damaged, or is not of a classification.
+    """
+    report = read_object(folder / "report.json", required=True)
+    classes, path = tuple(report.get("classes") or ()), _table_of(folder, split)
+    columns = [*FIRST, *(f"score/{name}" for name in classes)]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            several = header == [*columns, MISSING]
+            if not classes or not (several or header == columns):
+                raise InputError(f"{path}: is not of a classification into the classes of report.json\n{MEND}")
+            lines = [(reader.line_num, line) for line in reader]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})\n{MEND}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no UTF-8 table ({error})\n{MEND}") from error
+    if odd := next((number for number, line in lines if len(line) != len(header)), None):
+        raise InputError(f"{path}, line {odd}: does not have the {len(header)} columns of the first line\n{MEND}")
+    k, read = len(classes), _read_labels if several else _read_label
+    columns_of: tuple[list, ...] = ([], [], [], [], [])
+    seen: set[str] = set()
+    for number, line in lines:
+        if line[0] in seen:
+            raise InputError(
+                f"{path}, line {number}: the id {line[0]!r} is there twice\ngive the files of the data other names"
+            )
+        seen.add(line[0])
+        try:
+            values = (*line[:2], *read(line, classes), [float(value) for value in line[len(FIRST) : len(FIRST) + k]])
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}\n{MEND}") from error
+        for column, value in zip(columns_of, values, strict=True):
+            column.append(value)
+    case, patient, label, pred, score = columns_of
+    shape = (len(lines), k) if several else (len(lines),)
+    return Predictions(
+        folder,
+        report,
+        classes,
+        np.array(case, str),
+        np.array(patient, str),
+        np.array(label, np.int64).reshape(shape),
+        np.array(pred, np.int64).reshape(shape),
+        np.array(score, np.float64).reshape(len(lines), k),
+    )
+
+
+def _read_label(line: list[str], classes: tuple[str, ...]) -> tuple[int, int]:
+    """(label, pred) of a row with one label."""
+    truth, pred = line[2:4]
+    return _number(truth, classes) if truth else -1, _number(pred, classes)
+
+
+def _read_labels(line: list[str], classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(label, pred) int8 [K] of a row with several labels."""
+    truth, pred, missing = (_flags(names, classes) for names in (line[2], line[3], line[-1]))
+    if np.any(truth * missing):
+        raise ValueError("a class is both true and missing")
+    return truth - missing, pred
+
+
+def _flags(names: str, classes: tuple[str, ...]) -> np.ndarray:
+    """int8 [K], 1 for each of the names in "A|B"."""
+    flags = np.zeros(len(classes), np.int8)
+    flags[[_number(name, classes) for name in names.split("|")] if names else []] = 1
+    return flags
+
+
+def _number(name: str, classes: tuple[str, ...]) -> int:
+    if name not in classes:
+        raise ValueError(f"{name!r} is none of the classes")
+    return classes.index(name)
+
+
+def _table_of(folder: Path, split: str) -> Path:
+    return folder / "predictions" / f"{split}.csv"
