@@ -103,7 +103,6 @@ def go_on(
         _check_same_split(folder, prints)
         engine = make_engine(augmented(job.task, job.augment), config.engine, devices, precision=config.train.precision)
         check_batch_size(config.train.batch_size, engine.devices)
-        note_environment(config, engine, folder, prints)
         members = list_members(config)
         whole = not any(f.name.isdigit() for f in (folder / "checkpoints").glob("**/*") if f.is_dir())
         trained: list[Outcome] = []
@@ -113,7 +112,7 @@ def go_on(
                 say(f"member {k + 1} of {len(members)}: {member.name}")
             data = datasets[member.fold or 0]
             try:
-                state, progress, facts = _train_member(job, config, data, engine, folder, member, quiet)
+                state, progress, facts = _train_member(job, config, data, engine, folder, member, prints, quiet)
             except Interrupted as stop:
                 how = f"medjax resume {folder}" if experiment != CUSTOM else f"medjax.resume(job, config, {str(folder)!r})"
                 raise Interrupted(f"{stop}, saved; go on with: {how}") from None
@@ -144,12 +143,12 @@ def load_all(job: Job, config: Any) -> list[Dataset]:
 
 
 def _train_member(
-    job: Job, config: Any, data: Dataset, engine: Engine, folder: Path, member: Member, quiet: bool
+    job: Job, config: Any, data: Dataset, engine: Engine, folder: Path, member: Member, prints: dict[str, str], quiet: bool
 ) -> tuple[State, Progress, dict[str, Any]]:
     """Train a member, or find it trained. Returns the State of its best checkpoint, its Progress, and `_fit`'s facts."""
     checkpoints = Checkpoints(checkpoint_folder(folder, member), keep=config.train.keep)
     try:
-        state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, member, quiet)
+        state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, member, prints, quiet)
         best = progress.best_step or progress.step
         if best != progress.step:
             state, _ = checkpoints.restore(best, abstract_state(engine, config, data))
@@ -216,15 +215,16 @@ def _example(engine: Engine, config: Any, data: Dataset) -> Any:
     return engine.put(batch)
 
 
-def note_environment(config: Any, engine: Engine, folder: Path, prints: dict[str, str]) -> None:
-    """Write environment.json, the path of convolutions in it."""
-    convolutions = _convolutions(run.read_environment(folder).get("convolutions"))
-    precision = config.train.precision
-    run.write_environment(folder, engine=engine.kind, precision=precision, convolutions=convolutions, **prints)
-
-
 def _fit(
-    job: Job, config: Any, data: Dataset, engine: Engine, checkpoints: Checkpoints, folder: Path, member: Member, quiet: bool
+    job: Job,
+    config: Any,
+    data: Dataset,
+    engine: Engine,
+    checkpoints: Checkpoints,
+    folder: Path,
+    member: Member,
+    prints: dict[str, str],
+    quiet: bool,
 ) -> tuple[State, Progress, dict[str, Any]]:
     """The loop. Returns the last State, the Progress, and the facts that report.json tells of the training."""
     settings = config.train
@@ -245,6 +245,9 @@ def _fit(
     give_back_memory()
     compile_s = engine.update.seconds + engine.evaluate.seconds
     parameters, flops = count_parameters(state.params), engine.update.flops
+    if fresh:
+        convolutions = _convolutions(run.read_environment(folder).get("convolutions"))
+        run.write_environment(folder, engine=engine.kind, precision=settings.precision, convolutions=convolutions, **prints)
     log = run.MetricsLog(folder, member.name)
     log.rewind(progress.step)
 

@@ -165,7 +165,9 @@ def look_at(sources: Mapping[str, Any]) -> Literal["grey", "colour", "volume"]:
 def make_network(config: Config) -> Any:
     """The flax module that `config.model` names, with those of its settings that it has."""
     build = models.find(config.model.name)
-    wanted = {"dropout": config.model.dropout, "small_images": config.image.size <= SMALL}
+    # Pretrained weights are of the published stem, whatever the size.
+    small = config.image.size <= SMALL and not config.model.weights
+    wanted = {"dropout": config.model.dropout, "small_images": small}
     known = inspect.signature(build).parameters
     network = build(len(config.data.classes), **{name: value for name, value in wanted.items() if name in known})
     if config.model.width:

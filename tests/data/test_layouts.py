@@ -377,3 +377,11 @@ def test_what_class_folders_metadata_knows_goes_into_the_examples(folder):
         assert (example["sex"], example["age"], example["view"]) == (row["sex"], float(row["age"]), row["view"])
         assert example["patient"] == row["patient"]
     assert json.dumps(layouts.find_layouts())
+
+
+def test_a_folder_around_the_data_is_looked_into(tmp_path):
+    make.write_chexpert(tmp_path / "download", n=6)
+    inner = next((tmp_path / "download").iterdir())
+    assert open_layout(tmp_path / "download").classes == open_layout(inner).classes
+    (tmp_path / "download" / "notes.txt").write_text("two things: which one is meant?")
+    fails(lambda: open_layout(tmp_path / "download"), "in none of the layouts")

@@ -62,7 +62,7 @@ def open_layout(path: str | Path, name: str = "", **options: Any) -> Layout:
 
     Args:
       path: the data.
-      name: of the layout; detected by default.
+      name: of the layout; detected by default, also one folder further down where that is all there is.
       **options: for the layout's `sources`; those that are empty or that it does not know are left out.
 
     Raises:
@@ -76,6 +76,10 @@ def open_layout(path: str | Path, name: str = "", **options: Any) -> Layout:
         raise InputError(f"{path}: no such file or folder\ngive a data set's")
     found = name or next(iter(detect(path)), "")
     if not found:
+        # An archive often unpacks to one folder inside of another.
+        inside = [f for f in Path(path).iterdir() if not f.name.startswith((".", "__"))] if Path(path).is_dir() else []
+        if len(inside) == 1 and inside[0].is_dir() and detect(inside[0]):
+            return open_layout(inside[0], **options)
         raise InputError(
             f"{path}: is in none of the layouts {', '.join(known)}\nname the one that is meant, to be told what is missing"
         )
