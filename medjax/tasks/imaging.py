@@ -36,9 +36,9 @@ class Image:
     """What the pictures are; by default what the data holds. Colours can be taken as grey."""
     fit: Literal["squash", "pad"] = "squash"
     """Bring a picture to a square by changing its aspect, or by padding."""
-    scale: Literal["auto", "standardise", "imagenet", "xrv"] = "auto"
-    """What the network is fed: each picture to mean 0 and deviation 1, or what torchvision's and timm's weights, or those of
-    TorchXRayVision, were trained on. By default the first, and with weights the second."""
+    scale: Literal["auto", "standardise", "range", "imagenet", "xrv"] = "auto"
+    """What the network is fed: each picture to mean 0 and deviation 1, the whole range to -1..1, or what torchvision's and
+    timm's weights, or those of TorchXRayVision, were trained on. By default the first, and with weights the third."""
     windows: tuple[tuple[float, float], ...] = ()
     """CT windows (centre, width) in Hounsfield units, one a channel; none for pictures that are not CT."""
     mirror: bool = False
@@ -186,6 +186,8 @@ def make_inputs(config: Config) -> Callable[[Batch], Any]:
         scale = "imagenet" if config.model.weights else "standardise"
     if scale == "standardise":
         return standardised
+    if scale == "range":
+        return lambda batch: 2 * augment.to_unit(batch["image"]) - 1
     normalise = normalise_imagenet if scale == "imagenet" else normalise_xrv
     return lambda batch: normalise(augment.to_unit(batch["image"]))
 
