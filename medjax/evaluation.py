@@ -218,7 +218,7 @@ def assess(
     """
     about, data = job.about, trained[0].data
     folded = trained[0].member.fold is not None
-    splits = [split for split in trained[0].rows if not (folded and split == "val")]
+    splits = [split for split in trained[0].rows if not (folded and split == "val")] or list(trained[0].rows)
     measured: dict[str, Any] = {}
     undefined: dict[str, Any] = {}
     held = {}

@@ -145,6 +145,9 @@ def test_folds_predict_and_measure_other_data_together(folds, blobs, tmp_path):
     report = evaluate(job, config, done.folder, out=tmp_path / "external")
     assert report["metrics"]["test"]["auroc"]["n"] == 24
     assert [entry["fold"] for entry in report["seeds"]] == [0, 1, 2]
+    # Whatever name the split is reported under.
+    report = evaluate(job, config, done.folder, out=tmp_path / "as_val", split="val")
+    assert report["metrics"]["val"]["auroc"]["n"] == 24
 
 
 def test_an_average_of_what_has_none():

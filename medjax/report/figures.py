@@ -6,7 +6,6 @@ Nothing here touches pyplot's global state, so that figures can be drawn from an
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from medjax.core import Figure
+from medjax.files import write_bytes
 from medjax.report.words import is_number, name_metric
 
 DPI = 130
@@ -110,17 +110,7 @@ def write_png(canvas: Canvas, path: Path) -> None:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         canvas.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the final name, then rename: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, buffer.getvalue())
 
 
 def learning_curves(metrics: Sequence[Mapping[str, Any]], *, monitor: str, best_step: int | None) -> Canvas:

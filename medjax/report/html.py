@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from medjax.errors import InputError
+from medjax.files import write_bytes
 from medjax.report import answer as say
 from medjax.report import figures as drawing
 from medjax.report import words
@@ -53,7 +54,7 @@ def write_html(run_dir: str | Path, *, draw_curves: bool = True) -> Path:
     figures = _read_figures(run / "figures", report.get("figures") or [])
     page = render(report, read_object(run / "config.json"), read_object(run / "environment.json"), metrics, figures)
     path = run / "report.html"
-    drawing.write_atomically(path, page.encode())
+    write_bytes(path, page.encode())
     return path
 
 

@@ -56,8 +56,8 @@ class Shards(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: igno
         super().__init__(**{"file_format": "array_record", **kwargs})
 
     def splits(self) -> Mapping[str, Split]:
-        """What is to be written."""
-        raise NotImplementedError
+        """What is to be written; each builder says."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its splits are")
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list]:
         found = {}
