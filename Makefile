@@ -20,7 +20,7 @@ run: $(call stamp,$(if $(EXTRAS),,cpu))
 	@$(BIN)/medjax train brain_tumor_mri $(ARGS)
 
 test: $(call stamp,test)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(call stamp,dev)
 	@$(BIN)/ruff check .

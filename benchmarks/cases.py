@@ -34,6 +34,10 @@ class Case(NamedTuple):
 
 
 _RECURRENT = {"steps": 250, "inputs": 12, "features": 128, "classes": 2, "batch": 32}
+_LENGTHS: dict[str, dict[str, Any]] = {
+    "records": {"steps": 48, "inputs": 76, "features": 128, "classes": 2, "batch": 64, "shortest": 6},
+    "signals": {"steps": 1000, "inputs": 12, "features": 128, "classes": 2, "batch": 32, "shortest": 250},
+}
 
 CASES = (
     Case(
@@ -55,6 +59,12 @@ CASES = (
     Case("lstm", "recurrent", {"cell": "lstm", **_RECURRENT}, 12, gradient=1e-4),
     Case("lstm1000", "recurrent", {"cell": "lstm", **_RECURRENT, "steps": 1000}, 17, gradient=1e-4),
     Case("gru", "recurrent", {"cell": "gru", **_RECURRENT}, 12, gradient=1e-4),
+    # Sequences of different lengths, which PyTorch packs: hourly records, and signals.
+    *(
+        Case(f"{cell}_{of}", "recurrent", {"cell": cell, **_LENGTHS[of]}, 12, gradient=1e-4)
+        for of in ("records", "signals")
+        for cell in ("simple", "lstm", "gru")
+    ),
 )
 
 

@@ -55,9 +55,16 @@ def unet(*, shape: tuple[int, ...], features: int, depth: int, classes: int, bat
     return _classify(model, (batch, *shape, 1), (batch, *shape), classes)
 
 
-def recurrent(*, cell: str, steps: int, inputs: int, features: int, classes: int, batch: int) -> Problem:
-    """Classify sequences [batch, steps, inputs] that are all of full length."""
-    return _classify(Recurrent(classes, cell=cell, features=features), (batch, steps, inputs), (batch,), classes)
+def recurrent(
+    *, cell: Any, steps: int, inputs: int, features: int, classes: int, batch: int, shortest: int | None = None
+) -> Problem:
+    """Classify sequences [batch, steps, inputs]: all of full length, or of any from `shortest` on."""
+    model = Recurrent(classes, cell=cell, features=features)
+    problem = _classify(model, (batch, steps, inputs), (batch,), classes, lengths=shortest is not None)
+    if shortest is None:
+        return problem
+    lengths = np.random.default_rng(2).integers(shortest, steps + 1, batch).astype(np.int32)
+    return problem._replace(batch={**problem.batch, "lengths": lengths})
 
 
 def dcgan(*, latent: int, features: int, channels: int, batch: int) -> Problem:
@@ -75,11 +82,11 @@ def dcgan(*, latent: int, features: int, channels: int, batch: int) -> Problem:
     return Problem(task, {"x": x, "latent": z, "mask": np.ones(batch, bool)}, latent)
 
 
-def _classify(model: Any, inputs: tuple[int, ...], labels: tuple[int, ...], classes: int) -> Problem:
+def _classify(model: Any, inputs: tuple[int, ...], labels: tuple[int, ...], classes: int, *, lengths: bool = False) -> Problem:
     task = supervised(
         model,
         optax.adam(RATE, b1=ADAM_B1),
-        inputs=lambda b: b["x"],
+        inputs=lambda b: {"values": b["x"], "lengths": b["lengths"]} if lengths else b["x"],
         loss=_cross_entropy,
         outputs=lambda y: {"output": y},
     )

@@ -144,7 +144,7 @@ def serve(peer: Peer, home: Path, lines: Any, answers: Any) -> None:
                 answer["peak_mib"] = peak_mib(reset)
                 reset = reset_peak()
             else:
-                {"train": peer.train, "infer": peer.infer}[command["do"]](command["k"])
+                (peer.train if command["do"] == "train" else peer.infer)(command["k"])
         except Exception as error:  # whatever it is, it belongs to whoever asked
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), file=answers, flush=True)

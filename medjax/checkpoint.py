@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -107,6 +108,10 @@ class Checkpoints:
                 "restore the experiment's file or settings to what they were when the run was made"
             ) from error
         return State(**restored["state"]), Progress(**restored["progress"])
+
+    def stored(self, step: int) -> dict[str, Any]:
+        """The State's fields as they lie there, nested dicts of arrays, where nobody knows its shapes."""
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
 
     def progress(self, step: int) -> Progress:
         """The Progress saved with a step."""

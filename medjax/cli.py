@@ -145,6 +145,7 @@ def _parser() -> _Parser:
 
 def _list(known: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from medjax import experiments
@@ -152,7 +153,7 @@ def _list(known: argparse.Namespace) -> int:
     table = Table("experiment", "job", "default data", "needs", box=None, pad_edge=False)
     for name, file in experiments.all_files().items():
         card = experiments.card(file)
-        table.add_row(name, card["job"], card["data"], card["needs"])
+        table.add_row(*map(escape, (name, card["job"], card["data"], card["needs"])))
     Console(width=None if sys.stdout.isatty() else 110).print(table)
     return 0
 
@@ -264,22 +265,23 @@ def _data(known: argparse.Namespace) -> int:
         raise InputError(f"--limit {known.limit}: must be 1 or more", usage=True)
     from rich.console import Console
 
-    from medjax.report.contents import intro, lines, tables, warnings
+    from medjax.report import contents, record_contents, text_contents
     from medjax.report.folder import look
 
     path = Path(os.path.abspath(known.path))
     out = known.out or Path("data-report") / (path.stem if path.is_file() else path.name)
     record = look(path, out, layout=known.layout, splits=known.splits, limit=known.limit)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
-    for line in intro(record):
+    for line in contents.intro(record):
         print(line)
-    for table in tables(record):
+    words: Any = record_contents if "variables" in record else text_contents if "texts" in record else contents
+    for table in words.tables(record):
         console.print()
         console.print(table)
     console.print()
-    for line in lines(record):
+    for line in words.lines(record):
         print(line)
-    for warning in warnings(record):
+    for warning in words.warnings(record):
         console.print(warning, style="bold", soft_wrap=True)
     print(out)
     return 0

@@ -66,17 +66,26 @@ class Train:
     """Stop after so many evaluations without a better one; 0 never stops early."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in. Parameters, statistics, losses and the optimizer stay float32."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights that is used for all but training, such as 0.99; 0 uses the last weights."""
     max_skipped: int = 20
     """Stop with an error after so many updates in a row that were not finite."""
     seed: int = 0
     """Seed of initial weights, data order, augmentation, dropout and noise."""
+    PLANNED: typing.ClassVar[tuple[str, ...]] = ()  # fields that may be 0, for an experiment to fill in
+
+    def total(self) -> int:
+        """Updates of all phases of a training."""
+        return self.steps
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_every", "checkpoint_every", "keep", "max_skipped"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) < (0 if name in self.PLANNED else 1):
                 raise InputError(f"--train.{name} {getattr(self, name)}: must be 1 or more", usage=True)
         if self.seed < 0:
             raise InputError(f"--train.seed {self.seed}: must be 0 or more", usage=True)
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--train.ema {self.ema}: must be 0 or more and below 1", usage=True)
 
 
 @dataclasses.dataclass(frozen=True)

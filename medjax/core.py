@@ -89,13 +89,38 @@ class Baseline(NamedTuple):
     predict: Callable[[Mapping[str, np.ndarray], Cases], Rows]
 
 
+class Examples(NamedTuple):
+    """How a case that is no example (a volume, a long record) becomes examples of one fixed shape, and a case again.
+
+    cut(cases, rng) -> {name: array [len(cases), ...]}: one training example of each case, drawn from the NumPy generator.
+    windows(cases, i, quick) -> iterator of {name: array}: the examples that cover case i, in order, one at least. `quick` asks
+      for as few as will do, to watch a training by.
+    join(cases, i, outputs, quick) -> {name: array}: the case's row from an iterator of its windows' outputs {name: array},
+      in their order. What differs in shape from case to case is `Varying`.
+    sizes(cases) -> int [n]: the length that each case's examples are padded to, where it is one out of a few (buckets), each
+      compiled for; `cut` takes the greatest of its cases', `windows` the case's own. None where all are of one shape.
+    merge(members' rows) -> rows: what several members make of the same examples, as one; their mean by default.
+    """
+
+    cut: Callable[[Cases, np.random.Generator], dict[str, np.ndarray]]
+    windows: Callable[[Cases, int, bool], Iterator[dict[str, np.ndarray]]]
+    join: Callable[[Cases, int, Iterator[dict[str, np.ndarray]], bool], dict[str, Any]]
+    sizes: Callable[[Cases], np.ndarray] | None = None
+    merge: Callable[[Sequence[Rows]], Rows] | None = None
+
+
 class Figure(NamedTuple):
     """A figure as data; `medjax.report` draws it.
 
     kind "lines": data = {"lines": [{"label", "x" [k], "y" [k], optional "lo" [k], "hi" [k], "style"}], "xlabel", "ylabel",
-      optional "diagonal": bool, "xlim", "ylim"}
+      optional "diagonal": bool, "xlim", "ylim", "xticks" [(x, label)]}
     kind "bars": data = {"groups": [{"label", "edges" [k+1], "counts" [k]}], "xlabel", "ylabel"}
     kind "matrix": data = {"values" int [K, K], "rows": [K names], "columns": [K names], "xlabel", "ylabel"}
+    kind "points": data = {"groups": [{"label", "x" [k], "y" [k]}], "xlabel", "ylabel", optional "levels": [(y, label)]}
+    kind "course": data = {"rows": [{"label", "x" [k], "y" [k], "weight" [k]}], "x" [T], "risk" [T], "ylabel"}
+    kind "heat": data = {"values" float [R, C], "rows": [R names], "xlabel", "ylabel"}
+    kind "passages": data = {"rows": [{"label", "text", "marks": [(begin, end, style, strength)]}]}, places in characters, style
+      "right" "wrong" (found), "missed" (true), or "weight" of a strength 0 to 1
     kind "grid": data = {"rows": [{"label", "images" [m, H, W] or [m, H, W, C] uint8, "titles": [m]}]}
     """
 
@@ -112,11 +137,12 @@ class About(NamedTuple):
       task: the kind of job, as report.json names it ("classification").
       question: one sentence a clinician understands.
       classes: class names in the order of the scores' columns.
-      monitor: the validation metric that picks the checkpoint.
+      monitor: the validation metric that picks the checkpoint; "" takes the last one.
       data: the data set's name.
       licence: its licence, as far as it is known.
       higher_is_better: the direction of `monitor`.
       definitions: {metric: text}: threshold, range, aggregation, policy for what is missing; a task file gives its own.
+      unit: what a case's `patient` is, where it is no patient but something else that cases share.
     """
 
     task: str
@@ -127,6 +153,13 @@ class About(NamedTuple):
     licence: str = ""
     higher_is_better: bool = True
     definitions: Mapping[str, str] = types.MappingProxyType({})
+    unit: str = "patient"
+
+
+class Varying(NamedTuple):
+    """A value whose shape differs from case to case; a column of them is `Ragged`."""
+
+    array: np.ndarray
 
 
 def _no_point(rows: Rows, cases: Cases) -> dict[str, np.ndarray]:
@@ -147,11 +180,15 @@ class Job(NamedTuple):
     measure(rows, cases) -> {metric: float}
     baselines: {name: Baseline}
     figures(rows, cases, baseline_rows) -> {file name: Figure}
-    write(rows, cases) -> {relative file name: text}
+    write(rows, cases) -> {relative file name: text or bytes}
     calibrate(rows, cases) -> point: all that is chosen on validation data (thresholds), as plain arrays.
     decide(point, rows) -> rows with those choices applied.
-    start(state) -> State to train from, such as one with pretrained weights; asked once, never on resuming.
+    start(state, cases) -> State to train from, such as one with pretrained weights, or with statistics of the training cases;
+      asked once, never on resuming.
     explain(state, rows, cases) -> {file name: Figure} of what the network looked at.
+    examples: how cases become examples and are put together again, where a case is not an example itself.
+    check(cases) -> notes on what the training cases cannot teach, or an InputError where they teach nothing. By default the
+      labels are taken for classes that are to be told apart.
     """
 
     about: About
@@ -163,11 +200,13 @@ class Job(NamedTuple):
     measure: Callable[[Rows, Cases], dict[str, float]]
     baselines: Mapping[str, Baseline]
     figures: Callable[[Rows, Cases, Mapping[str, Rows]], dict[str, Figure]]
-    write: Callable[[Rows, Cases], dict[str, str]]
+    write: Callable[[Rows, Cases], Mapping[str, str | bytes]]
     calibrate: Callable[[Rows, Cases], dict[str, np.ndarray]] = _no_point
     decide: Callable[[Mapping[str, np.ndarray], Rows], Rows] = _as_is
-    start: Callable[[State], State] | None = None
+    start: Callable[[State, Cases], State] | None = None
     explain: Callable[[State, Rows, Cases], dict[str, Figure]] | None = None
+    examples: Examples | None = None
+    check: Callable[[Cases], list[str]] | None = None
 
 
 class Cases:
@@ -183,8 +222,9 @@ class Cases:
         size = len(next(iter(columns.values()))) if columns else 0
         self.index = np.arange(size) if index is None else np.asarray(index)
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        return np.asarray(self.columns[name][self.index])
+    def __getitem__(self, name: str) -> Any:
+        part = self.columns[name][self.index]
+        return part if isinstance(part, Ragged) else np.asarray(part)
 
     def __contains__(self, name: str) -> bool:
         return name in self.columns
@@ -205,6 +245,84 @@ class Cases:
         """This set with further columns of length n; its rows are numbered anew."""
         kept: dict[str, Any] = {name: _Gather(column, self.index) for name, column in self.columns.items()}
         return Cases({**kept, **columns}, np.arange(len(self)))
+
+
+class Ragged:
+    """A column of arrays that differ in shape: volumes, records, documents. One flat array, which may lie on disk.
+
+    `column[i]` with a whole number is a case's array, a view of the flat one; with an index or slice it is a Ragged of those.
+
+    Attributes:
+      flat: all values in a row, [sum of sizes].
+      starts: int64 [n], where each case begins.
+      shapes: int64 [n, ndim].
+      dtype: object, so that nothing takes the column for numbers of one shape; the values' own is `flat.dtype`.
+    """
+
+    dtype = np.dtype(object)
+
+    def __init__(self, flat: np.ndarray, starts: np.ndarray, shapes: np.ndarray):
+        self.flat, self.starts, self.shapes = flat, starts, shapes
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> Ragged:
+        """A column in memory from arrays of one dtype and number of axes."""
+        shapes = np.array([a.shape for a in arrays], np.int64)
+        sizes = shapes.prod(1)
+        return cls(np.concatenate([np.ravel(a) for a in arrays]), np.cumsum(sizes) - sizes, shapes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n,): one entry a case."""
+        return (len(self.starts),)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, int | np.integer):
+            start, shape = self.starts[i], self.shapes[i]
+            return self.flat[start : start + int(shape.prod())].reshape(shape)
+        return Ragged(self.flat, self.starts[i], self.shapes[i])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+
+def stack_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows {name: value} of single cases as columns, `Ragged` where values are `Varying`."""
+    columns: dict[str, Any] = {}
+    for name, first in rows[0].items():
+        values = [row[name] for row in rows]
+        columns[name] = Ragged.of([v.array for v in values]) if isinstance(first, Varying) else np.stack(values)
+    return columns
+
+
+def average(rows: Sequence[Rows]) -> Rows:
+    """The mean of several members' rows over the same cases: an ensemble. Columns that are no floats must agree; those of
+    arrays that differ in shape have no mean, and are left out.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    found: Rows = {}
+    for name, first in rows[0].items():
+        if isinstance(first, Ragged):
+            continue
+        columns = [np.asarray(r[name]) for r in rows]
+        if first.dtype.kind == "f":
+            found[name] = np.mean(columns, axis=0, dtype=np.float64).astype(first.dtype)
+        elif all(np.array_equal(first, column) for column in columns):
+            found[name] = first
+        else:
+            raise ValueError(f"members differ in {name!r}, which is {first.dtype}: there is no mean of it")
+    return found
+
+
+def concatenate(columns: Sequence[Any]) -> Any:
+    """Columns of the same kind, one after the other."""
+    if isinstance(columns[0], Ragged):
+        return Ragged.of([array for column in columns for array in column])
+    return np.concatenate(columns)
 
 
 class _Gather:

@@ -19,6 +19,8 @@ EXTRAS = {
     "cuda": ("NVIDIA GPUs", "jax-cuda13-plugin"),
     "tpu": ("TPUs", "libtpu"),
     "bench": ("PyTorch, to compare speed with", "torch"),
+    "records": ("Parquet and long tables of records", "pyarrow"),
+    "text": ("byte-pair pieces of words", "tokenizers"),
     "test": ("the tests", "pytest"),
 }
 

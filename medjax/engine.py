@@ -146,7 +146,7 @@ def _pmap_engine(task: Task, devices: list[jax.Device], compute: Any) -> Engine:
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
 
     def put(batch: Mapping[str, np.ndarray]) -> Batch:
-        return {name: jax.device_put(x.reshape(n, -1, *x.shape[1:]), split) for name, x in batch.items()}
+        return {name: jax.device_put(x.reshape(n, len(x) // n, *x.shape[1:]), split) for name, x in batch.items()}
 
     def gather(rows: Mapping[str, jax.Array]) -> Rows:
         return {name: np.asarray(x).reshape(-1, *x.shape[2:]) for name, x in rows.items()}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medjax import metrics
-from medjax.core import Cases, Job, Rows, State
+from medjax.core import Cases, Job, Rows, State, average, concatenate
 from medjax.data.load import NOT_POSSIBLE
+from medjax.ema import averages
 from medjax.errors import InputError
-from medjax.files import write_bytes, write_json, write_text
-from medjax.members import Outcome, average, by_fold, ensemble_point, pool
+from medjax.files import append_rows, write_bytes, write_json, write_text
+from medjax.members import Outcome, by_fold, ensemble_point, pool
 from medjax.metrics.bootstrap import MIN_CLUSTERS, is_biased
 
+Together = Callable[[Sequence[Outcome], Cases], Rows]
 RESAMPLES = 1000
 SHORTCUT = 0.7  # AUROC of the header baseline from which it is called a shortcut
 SUBGROUPS = ("sex", "age", "view", "site")
@@ -179,18 +182,27 @@ def rows_of_members(job: Job, trained: Sequence[Outcome], split: str) -> tuple[C
     return cases, {**rows, **{name: [part[name] for part in scored] for name in scored[0]}}
 
 
-def combined_rows(job: Job, trained: Sequence[Outcome], split: str, point: Mapping[str, np.ndarray]) -> Rows:
+def combined_rows(
+    job: Job, trained: Sequence[Outcome], split: str, point: Mapping[str, np.ndarray], together: Together | None = None
+) -> Rows:
     """The decided rows that a run stands for: of its only member, or of the members' averaged scores.
 
     In "cv" each fold has its own operating point, since only its own validation cases are strange to its members.
     """
+
+    def joined(members: Sequence[Outcome]) -> Rows:
+        # Label maps have no mean: there the members' outputs are averaged, before they become maps.
+        if len(members) > 1 and job.examples is not None and together is not None:
+            return together(members, members[0].data.cases[split])
+        return average([t.rows[split] for t in members])
+
     if split == "cv":
-        return _pool([job.decide(ensemble_point(job, f), average([t.rows[split] for t in f])) for f in by_fold(trained)])
-    return job.decide(point, average([t.rows[split] for t in trained]))
+        return _pool([job.decide(ensemble_point(job, fold, together), joined(fold)) for fold in by_fold(trained)])
+    return job.decide(point, joined(trained))
 
 
 def _pool(parts: Sequence[Rows]) -> Rows:
-    return {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
+    return {name: concatenate([rows[name] for rows in parts]) for name in parts[0]}
 
 
 def assess(
@@ -201,6 +213,7 @@ def assess(
     *,
     point: Mapping[str, np.ndarray],
     state: State,
+    together: Together | None = None,
 ) -> dict[str, Any]:
     """Everything a run says of its numbers: predictions/, figures/, report.json and report.html.
 
@@ -212,6 +225,7 @@ def assess(
       facts: further entries of report.json.
       point: the operating point of the members' averaged rows.
       state: of the last member, which `job.explain` explains.
+      together: (members, cases) -> rows of their averaged outputs, where rows themselves have no mean.
 
     Returns:
       The content of report.json.
@@ -230,7 +244,7 @@ def assess(
         measured[split] = found["metrics"].pop("network")
         baselines, comparisons = found["metrics"], found["comparisons"]
         undefined |= {f"{name} ({split})": reason for name, reason in found["undefined"].items()}
-        network, held[split] = combined_rows(job, trained, split, point), cases
+        network, held[split] = combined_rows(job, trained, split, point, together), cases
         if len(trained) > 1 and split == "test":
             measured["ensemble"] = measure_all(job, cases, {"network": [network]})["metrics"]["network"]
         write_predictions(job, folder / "predictions", split, network, cases)
@@ -240,7 +254,7 @@ def assess(
     described = held if folded else data.cases
     audit = {**data.audit, "shortcut": shortcut, "undefined": undefined}
     audit["prevalence"] = {s: count_classes(c, about.classes) for s, c in described.items()}
-    names = {name.split("/")[0] for values in measured.values() for name in values}
+    names = {part for values in measured.values() for name in values for part in (name, name.partition("/")[0])}
     report = {
         "task": about.task,
         "title": about.question,
@@ -256,7 +270,7 @@ def assess(
             "audit": audit,
         },
         "metrics": measured,
-        "ci_unit": ci_unit(cases),
+        "ci_unit": ci_unit(cases, about.unit),
         "definitions": {name: text for name, text in about.definitions.items() if name in names},
         "baselines": baselines,
         "comparisons": comparisons,
@@ -273,7 +287,7 @@ def assess(
     if job.explain is not None:
         # Of several members one is explained, on the cases that it was measured on.
         own = trained[-1].data.cases[split]
-        drawn |= job.explain(state, job.decide(trained[-1].point, trained[-1].rows[split]), own)
+        drawn |= job.explain(averages(state), job.decide(trained[-1].point, trained[-1].rows[split]), own)
     report["figures"] = figures.save(drawn, folder / "figures")
     write_json(folder / "report.json", report)
     write_html(folder)  # last of all: a folder that holds it is finished
@@ -351,11 +365,13 @@ def prevalence(cases: Cases, classes: tuple[str, ...]) -> dict[str, float]:
     return {name: count / max(int(n), 1) for (name, count), n in zip(counts.items(), known)}
 
 
-def ci_unit(cases: Cases) -> str:
-    """What the bootstrap draws: patients where each is known and groups are no larger, else groups, else single cases."""
+def ci_unit(cases: Cases, unit: str = "patient") -> str:
+    """What the bootstrap draws: patients (or what `About.unit` names) where each is known and groups are no larger, else
+    groups, else single cases.
+    """
     patient, groups = cases["patient"], len(np.unique(cases["group"]))
     if (patient != "").all() and len(np.unique(patient)) == groups:
-        return "patient"
+        return unit
     return "group" if groups < len(cases) else "case"
 
 
@@ -373,7 +389,14 @@ def audit_shortcut(baselines: Mapping[str, Mapping[str, Mapping[str, Any]]], spl
 
 
 def write_predictions(job: Job, folder: Path, stem: str, rows: Rows, cases: Cases) -> None:
-    """The job's files of predictions as folder/STEM..., each written whole."""
+    """The job's files of predictions as folder/STEM..., each written whole. A table that is there already gets the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in job.write(rows, cases).items():
-        write_text(folder / f"{stem}{name}", text)
+        path = folder / f"{stem}{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.suffix == ".json":  # lists of boxes
+            write_text(path, json.dumps([*json.loads(path.read_text()), *json.loads(text)]))
+        elif path.exists():
+            append_rows(path, text)
+        else:
+            write_bytes(path, text) if isinstance(text, bytes) else write_text(path, text)

@@ -123,6 +123,38 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def append_rows(path: Path, text: str | bytes) -> None:
+    """Rows of a further part behind those of a table that is being made: of a .csv all but the first line, which must be the
+    table's own, of a .tsv, which has no names of columns, all; of a .json the items of its list. For files in a staging folder:
+    a kill may leave half of it.
+
+    Raises:
+      ValueError: another kind of file, other columns, or no lists.
+    """
+    wrong = f"{path}: cannot take the rows of another part"
+    if path.suffix == ".json":
+        _append_items(path, str(text).strip(), wrong)
+        return
+    head, _, more = ("", "", str(text)) if path.suffix == ".tsv" else str(text).partition("\n")
+    with open(path, "r+", encoding="utf-8", newline="") as table:
+        if path.suffix not in (".csv", ".tsv") or (head and table.readline().rstrip("\n") != head):
+            raise ValueError(wrong)
+        table.seek(0, os.SEEK_END)
+        table.write(more)
+
+
+def _append_items(path: Path, text: str, wrong: str) -> None:
+    with open(path, "rb+") as held:
+        first = held.read(1)
+        held.seek(max(held.seek(0, os.SEEK_END) - 2, 0))
+        end = held.read()
+        if first != b"[" or end[-1:] != b"]" or text[:1] != "[" or text[-1:] != "]":
+            raise ValueError(wrong)
+        held.seek(-1, os.SEEK_END)
+        between = b"" if end == b"[]" or text == "[]" else b","
+        held.write(between + text[1:].encode())
+
+
 @contextlib.contextmanager
 def staging(parent: str | Path) -> Iterator[Path]:
     """A fresh private folder (mode 0700, "tmp-...") inside `parent`, removed when the block ends, however it ends.

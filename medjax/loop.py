@@ -17,15 +17,16 @@ import numpy as np
 from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import Bar, hushed, say
-from medjax.core import Job, State, augmented, current_scope, scope
+from medjax.core import Cases, Examples, Job, Rows, State, augmented, current_scope, scope
 from medjax.data.load import Dataset, load, load_folds, split_fingerprint
-from medjax.data.pipeline import Prefetch, pipeline
+from medjax.data.pipeline import Prefetch, drawn_shapes, pipeline
+from medjax.ema import averaged, started
 from medjax.engine import Engine, check_batch_size, make_engine
 from medjax.errors import InputError
 from medjax.experiments import origin
 from medjax.files import cache_dir
 from medjax.flops import count_parameters, human
-from medjax.infer import batches, infer
+from medjax.infer import each_shape, infer
 from medjax.members import ENSEMBLE, Member, Outcome, by_fold, checkpoint_folder, ensemble_point, list_members
 from medjax.memory import give_back_memory, keep_freed_memory
 from medjax.nn.onednn import in_force
@@ -101,9 +102,17 @@ def go_on(
         datasets = load_all(job, config)
         prints = {"data_fingerprint": datasets[0].fingerprint, "split_fingerprint": split_fingerprint(datasets)}
         _check_same_split(folder, prints)
-        engine = make_engine(augmented(job.task, job.augment), config.engine, devices, precision=config.train.precision)
+        task = averaged(augmented(job.task, job.augment), config.train.ema)
+        engine = make_engine(task, config.engine, devices, precision=config.train.precision)
         check_batch_size(config.train.batch_size, engine.devices)
         members = list_members(config)
+
+        def look(states: State | Sequence[State], cases: Cases) -> Rows:
+            return infer(engine, states, cases, config.train.batch_size, job.examples)
+
+        def together(of: Sequence[Outcome], cases: Cases) -> Rows:
+            return look([_best_state(config, t.data, engine, folder, t.member, job.examples) for t in of], cases)
+
         whole = not any(f.name.isdigit() for f in (folder / "checkpoints").glob("**/*") if f.is_dir())
         trained: list[Outcome] = []
         spent: list[dict[str, Any]] = []
@@ -116,7 +125,7 @@ def go_on(
             except Interrupted as stop:
                 how = f"medjax resume {folder}" if experiment != CUSTOM else f"medjax.resume(job, config, {str(folder)!r})"
                 raise Interrupted(f"{stop}, saved; go on with: {how}") from None
-            rows = {s: infer(engine, state, c, config.train.batch_size) for s, c in data.cases.items() if s != "train"}
+            rows = {s: look(state, c) for s, c in data.cases.items() if s != "train"}
             point = job.calibrate(rows["val"], data.cases["val"])
             shared = next((t.baselines for t in trained if t.member.fold == member.fold), None)
             if shared is None:
@@ -125,14 +134,14 @@ def go_on(
             trained.append(Outcome(member, data, rows, point, shared, progress.best_step or progress.step))
             spent.append(facts)
         say("evaluating, with intervals")
-        chosen = ensemble_point(job, trained)
+        chosen = ensemble_point(job, trained, together)
         fitted = {fold[0].member.name: fold[0].baselines for fold in by_fold(trained)}
         evaluation.save_baselines(folder, fitted, {t.member.name: t.point for t in trained} | {ENSEMBLE: chosen})
         evaluation.save_seen(folder, *(t.data.cases[split] for t in trained for split in ("train", "val")))
         facts = {"experiment": experiment, "command": run.read_record(folder)["command"], **_together(spent)}
         if whole:  # of a resumed run, nobody knows
             facts["duration_s"] = round(time.perf_counter() - began, 1)
-        report = evaluation.assess(job, trained, folder, facts, point=chosen, state=state)
+        report = evaluation.assess(job, trained, folder, facts, point=chosen, state=state, together=together)
         return Trained(folder, state, progress, engine, report)
 
 
@@ -151,10 +160,22 @@ def _train_member(
         state, progress, facts = _fit(job, config, data, engine, checkpoints, folder, member, prints, quiet)
         best = progress.best_step or progress.step
         if best != progress.step:
-            state, _ = checkpoints.restore(best, abstract_state(engine, config, data))
+            state, _ = checkpoints.restore(best, abstract_state(engine, config, data, job.examples))
     finally:
         checkpoints.close()
     return state, progress, facts
+
+
+def _best_state(config: Any, data: Dataset, engine: Engine, folder: Path, member: Member, examples: Examples | None) -> State:
+    """The State of a trained member's best checkpoint."""
+    checkpoints = Checkpoints(checkpoint_folder(folder, member), keep=config.train.keep)
+    try:
+        latest = checkpoints.latest()
+        assert latest is not None
+        best = checkpoints.progress(latest).best_step or latest
+        return checkpoints.restore(best, abstract_state(engine, config, data, examples))[0]
+    finally:
+        checkpoints.close()
 
 
 def _together(spent: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -205,14 +226,10 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def abstract_state(engine: Engine, config: Any, data: Dataset) -> State:
+def abstract_state(engine: Engine, config: Any, data: Dataset, examples: Examples | None = None) -> State:
     """The shapes and shardings that a checkpoint of this run is restored to."""
-    return engine.abstract(jax.random.key(config.train.seed), _example(engine, config, data))
-
-
-def _example(engine: Engine, config: Any, data: Dataset) -> Any:
-    batch, _ = next(batches(data.cases["train"], config.train.batch_size))
-    return engine.put(batch)
+    example = each_shape([data.cases["train"]], config.train.batch_size, examples)[-1]
+    return engine.abstract(jax.random.key(config.train.seed), engine.put(example))
 
 
 def _fit(
@@ -227,21 +244,27 @@ def _fit(
     quiet: bool,
 ) -> tuple[State, Progress, dict[str, Any]]:
     """The loop. Returns the last State, the Progress, and the facts that report.json tells of the training."""
-    settings = config.train
-    make = pipeline(data.cases["train"], settings.batch_size, seed=member.seed, sampling=config.data.sampling)
-    example, key = engine.put(make(0)), jax.random.key(member.seed)
+    settings, last = config.train, config.train.total()
+    cases = data.cases["train"]
+    make = pipeline(cases, settings.batch_size, seed=member.seed, sampling=config.data.sampling, examples=job.examples)
+    key = jax.random.key(member.seed)
+    # A patch may be cut with a margin, which augmentation takes off: what the network sees is what evaluation sees.
+    seen = engine.put(each_shape([cases], settings.batch_size, job.examples)[-1])
     latest = checkpoints.latest()
     if latest is None:
-        state, progress = engine.init(key, example), Progress()
+        state, progress = engine.init(key, seen), Progress()
         if job.start is not None:
-            state = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), job.start(state), state)
+            begun = started(job.start, state, cases)
+            state = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), begun, state)
     else:
-        state, progress = checkpoints.restore(latest, engine.abstract(key, example))
+        state, progress = checkpoints.restore(latest, engine.abstract(key, seen))
 
     fresh = not engine.update.count
     # Compile before the clock starts; from here on another shape would be an error, not a recompile.
-    engine.update.compile(state, example)
-    engine.evaluate.compile(state, _example(engine, config, data))
+    for example in drawn_shapes(cases, settings.batch_size, job.examples):
+        engine.update.compile(state, engine.put(example))
+    for example in each_shape([cases, *data.cases.values()], settings.batch_size, job.examples):
+        engine.evaluate.compile(state, engine.put(example))
     give_back_memory()
     compile_s = engine.update.seconds + engine.evaluate.seconds
     parameters, flops = count_parameters(state.params), engine.update.flops
@@ -251,8 +274,8 @@ def _fit(
     log = run.MetricsLog(folder, member.name)
     log.rewind(progress.step)
 
-    feed = Prefetch(make, engine.put, progress.step, settings.steps)
-    with Bar(settings.steps, progress.step, quiet=quiet) as bar, stop_requests() as asked, feed:
+    feed = Prefetch(make, engine.put, progress.step, last)
+    with Bar(last, progress.step, quiet=quiet) as bar, stop_requests() as asked, feed:
         where = f"{engine.devices} x {jax.devices()[0].device_kind} · engine {engine.kind} · {settings.precision}"
         cost = f"{parameters:,} parameters · {human(flops)} per step · compiled in {compile_s:.1f} s"
         if fresh:  # else the members before have told
@@ -261,11 +284,11 @@ def _fit(
             bar.line(f"resumed at step {progress.step}")
         pending: list[dict[str, jax.Array]] = []
         tick, waited = time.perf_counter(), 0.0
-        while progress.step < settings.steps and not progress.stopped:
+        while progress.step < last and not progress.stopped:
             state, logs = engine.update(state, feed.next())
             pending.append(logs)
             step = progress.step + 1
-            evaluate = step % settings.eval_every == 0 or step == settings.steps
+            evaluate = step % settings.eval_every == 0 or step == last
             pause = evaluate or step % settings.checkpoint_every == 0 or asked.is_set()
             progress = dataclasses.replace(progress, step=step)
             # Look at the step before, which is done by now, so that the device never waits for the host.
@@ -285,7 +308,7 @@ def _fit(
             if evaluate:
                 progress = _validate(job, settings, data, engine, state, progress, log, bar)
             checkpoints.save(state, progress)
-            if asked.is_set() and step < settings.steps:
+            if asked.is_set() and step < last:
                 checkpoints.wait()
                 raise Interrupted(f"stopped at step {step}")
             tick = time.perf_counter()  # evaluating and saving are not training
@@ -332,12 +355,13 @@ def _validate(
 ) -> Progress:
     """Measure on validation data; remember the best and whether to stop early."""
     cases, monitor = data.cases["val"], job.about.monitor
-    rows = infer(engine, state, cases, settings.batch_size)
+    rows = infer(engine, state, cases, settings.batch_size, job.examples, quick=True)
     values = job.measure(job.decide(job.calibrate(rows, cases), rows), cases)
     values = {name: float(value) for name, value in values.items() if np.isfinite(value)}
     log.append(step=progress.step, time=round(progress.seconds, 3), **{f"val/{name}": v for name, v in values.items()})
     if monitor not in values:
-        bar.line(f"step {progress.step}: {monitor} cannot be computed on the validation split")
+        what = f"{monitor} cannot be computed on the validation split" if monitor else "the last checkpoint will be taken"
+        bar.line(f"step {progress.step}: {what}")
         return progress
     value, sign = values[monitor], 1 if job.about.higher_is_better else -1
     if progress.best is None or sign * value > sign * progress.best:
@@ -346,7 +370,7 @@ def _validate(
         waited = progress.waited + 1
         progress = dataclasses.replace(progress, waited=waited, stopped=0 < settings.patience <= waited)
     bar.line(
-        f"step {progress.step}/{settings.steps}  val {monitor} {value:.4f}  best {progress.best:.4f} at {progress.best_step}"
+        f"step {progress.step}/{settings.total()}  val {monitor} {value:.4f}  best {progress.best:.4f} at {progress.best_step}"
     )
     if progress.stopped:
         bar.line(f"no better {monitor} in {progress.waited} evaluations: stopped early")

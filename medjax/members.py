@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Cases, Job, Rows
+from medjax.core import Cases, Job, Rows, average, concatenate
 from medjax.data.load import Dataset
 
 ENSEMBLE = "ensemble"  # whose operating point goes with the members' averaged rows
@@ -64,26 +64,10 @@ def checkpoint_folder(folder: Path, member: Member) -> Path:
     return folder / "checkpoints" / member.name if member.name else folder / "checkpoints"
 
 
-def average(rows: Sequence[Rows]) -> Rows:
-    """The mean of several members' rows over the same cases: an ensemble. Columns that are no floats must agree."""
-    if len(rows) == 1:
-        return rows[0]
-    found: Rows = {}
-    for name, first in rows[0].items():
-        columns = [np.asarray(r[name]) for r in rows]
-        if first.dtype.kind == "f":
-            found[name] = np.mean(columns, axis=0, dtype=np.float64).astype(first.dtype)
-        elif all(np.array_equal(first, column) for column in columns):
-            found[name] = first
-        else:
-            raise ValueError(f"members differ in {name!r}, which is {first.dtype}: there is no mean of it")
-    return found
-
-
 def pool(parts: Sequence[tuple[Cases, Rows]]) -> tuple[Cases, Rows]:
     """Cases and rows of several folds, one after the other."""
     cases = Cases(parts[0][0].columns, np.concatenate([c.index for c, _ in parts]))
-    return cases, {name: np.concatenate([r[name] for _, r in parts]) for name in parts[0][1]}
+    return cases, {name: concatenate([r[name] for _, r in parts]) for name in parts[0][1]}
 
 
 def by_fold(members: Sequence[Outcome]) -> list[list[Outcome]]:
@@ -94,12 +78,21 @@ def by_fold(members: Sequence[Outcome]) -> list[list[Outcome]]:
     return list(found.values())
 
 
-def ensemble_point(job: Job, members: Sequence[Outcome]) -> Mapping[str, np.ndarray]:
+def ensemble_point(
+    job: Job, members: Sequence[Outcome], together: Callable[[Sequence[Outcome], Cases], Rows] | None = None
+) -> Mapping[str, np.ndarray]:
     """The operating point of the members' averaged rows: chosen on validation cases, each scored by members that have not
-    trained on it, and pooled over the folds.
+    trained on it, and pooled over the folds. `together` gives rows of outputs that have no mean (`Examples.merge`).
     """
     if len(members) == 1:
         return members[0].point
-    parts = [(fold[0].data.cases["val"], average([t.rows["val"] for t in fold])) for fold in by_fold(members)]
+    merges = job.examples is not None and job.examples.merge is not None
+
+    def joined(fold: Sequence[Outcome]) -> Rows:
+        if merges and together is not None and len(fold) > 1:
+            return together(fold, fold[0].data.cases["val"])
+        return average([t.rows["val"] for t in fold])
+
+    parts = [(fold[0].data.cases["val"], joined(fold)) for fold in by_fold(members)]
     cases, rows = pool(parts)
     return job.calibrate(rows, cases)

@@ -169,6 +169,7 @@ def test_a_patient_in_two_given_splits(train, leaking):
     assert "6 patient" in train(leaking, where=["train", "test", "--data.on_leak report"])
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_patient_in_two_given_splits_can_be_reported(leaking, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["medjax"])
     with pytest.raises(SystemExit) as stop:
@@ -261,7 +262,7 @@ def test_the_lock_ends_with_its_process(tmp_path):
         ("--data.fractions", "1 0 0"),
     ],
 )
-def test_settings_that_cannot_be(train, few, setting, value):
+def test_settings_that_cannot_be(train, few, all_devices, setting, value):
     code = 1 if setting == "--data.fractions" else 2
     train(few, setting, *value.split(), code=code, where=[setting])
 

@@ -24,7 +24,7 @@ CONTRACT_FILES = ("config.json", "metrics.jsonl", "report.json", "report.html", 
 CONTRACT_KEYS = {"task", "experiment", "data", "metrics", "ci_unit", "definitions", "baselines", "throughput", "seeds"}
 CONTRACT_METRICS = {"auroc", "auroc_matched", "auprc", "accuracy", "balanced_accuracy", "sensitivity", "specificity"}
 CONTRACT_METRICS |= {"ppv", "npv", "f1", "log_loss", "brier", "ece"}
-COLUMNS = ["id", "patient", "truth", "pred", "score/no", "score/yes"]
+COLUMNS = ["id", "patient", "truth", "pred", "score/no", "score/yes", "group"]
 
 
 @pytest.fixture
@@ -111,13 +111,13 @@ def test_list_shows_the_working_folder_first(medjax, tmp_path, monkeypatch):
     assert "brain_tumor_mri" in out
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "mine.py").write_text(
-        "CARD = {'job': 'find it', 'data': 'my files', 'needs': 'luck'}\nPRESETS_OF = {}\n"
+        "CARD = {'job': 'find it', 'data': 'my files', 'needs': 'luck[text]'}\nPRESETS_OF = {}\n"
     )
     (tmp_path / "experiments" / "brain_tumor_mri.py").write_text('"""My own version."""\nPRESETS_OF = {}\n')
     (tmp_path / "experiments" / "helper.py").write_text("")
     monkeypatch.chdir(tmp_path)
     _, out, _ = medjax("list")
-    assert re.search(r"mine +find it +my files +luck", out)
+    assert re.search(r"mine +find it +my files +luck\[text\]", out)
     assert out.count("brain_tumor_mri") == 1
     assert "My own version." in out
     assert "_helper" not in out
@@ -308,7 +308,7 @@ def test_predict_gives_the_scores_of_the_evaluation(finished, medjax, tmp_path):
     assert code == 0, err
     assert out.splitlines()[-1] == str(tmp_path / "out")
     rows = read_table(tmp_path / "out" / "predictions.csv")
-    assert list(rows[0]) == COLUMNS
+    assert list(rows[0]) == COLUMNS[:-1]  # without a group: these cases stand for themselves
     assert [row["id"] for row in rows] == sorted(f.relative_to(data).with_suffix("").as_posix() for f in data.rglob("*.png"))
     found = {row["id"]: row for row in rows}
     for split in ("val", "test"):

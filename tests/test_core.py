@@ -113,6 +113,14 @@ def test_engine_and_batch_size_are_checked():
     check_batch_size(32, 8)
 
 
+@pytest.mark.parametrize(("n", "kind"), [(1, "jit"), (8, "pmap")])
+def test_auto_is_pmap_across_several_devices(n, kind):
+    from families import FAMILIES
+
+    engine = make_engine(FAMILIES["lstm"]().job.task, "auto", jax.devices()[:n])
+    assert (engine.kind, engine.devices) == (kind, n)
+
+
 def test_views_are_averaged_the_same_on_every_engine():
     import optax
     from families import FAMILIES, batch_of

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from medjax import cli
 from medjax.core import Baseline, Cases
 from medjax.data.inspect import read_all, report
+from medjax.data.layouts import find_layouts
 from medjax.data.shortcuts import find_shortcuts
 from medjax.errors import InputError
 from medjax.report.contact import COLUMNS, SIDE, choose_cases, contact_sheet, intensities, thumbnail
@@ -503,7 +504,7 @@ def test_mistakes_are_told_in_two_lines(medjax, quick, tmp_path):
         assert code == expected, args
         assert said in err
         told = err.strip().splitlines()
-        assert 1 <= len(told) <= 2 + (args == (empty,)) * len(LAYOUTS), err
+        assert 1 <= len(told) <= 2 + (args == (empty,)) * len(find_layouts()), err
         assert not out
     assert [f.name for f in mine.iterdir()] == ["notes.txt"]
     assert not (tmp_path / "data-report").exists()

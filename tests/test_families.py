@@ -14,6 +14,7 @@ from medjax.core import State, augmented
 from medjax.engine import make_engine
 from medjax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("brief")
 ENGINES = [("jit", 1), ("jit", 8), ("pmap", 8)]
 
 

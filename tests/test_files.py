@@ -210,3 +210,25 @@ def test_publish_does_not_hide_errors(tmp_path):
 def test_imports_neither_jax_nor_flax():
     code = "import sys, medjax.files, medjax.data.wheels, medjax.formats.image; print({'jax', 'flax'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_rows_of_a_further_part_stand_behind_the_first(tmp_path):
+    table, tags = tmp_path / "a.csv", tmp_path / "a.tsv"
+    table.write_text("id,x\na,1\n")
+    files.append_rows(table, "id,x\nb,2\n")
+    assert table.read_text() == "id,x\na,1\nb,2\n"
+    tags.write_text("one\tO\n\n")
+    files.append_rows(tags, "two\tO\n\n")
+    assert tags.read_text() == "one\tO\n\ntwo\tO\n\n"
+    listed = tmp_path / "b.json"
+    for first in ([], [{"id": "a"}]):
+        for second in ([], [{"id": "ä]"}, {"id": "c"}]):
+            for indent in (None, 1):
+                listed.write_text(json.dumps(first, indent=indent))
+                files.append_rows(listed, json.dumps(second, indent=indent, ensure_ascii=False))
+                assert json.loads(listed.read_text()) == first + second
+    for path, text in ((table, "id,y\nb,2\n"), (tmp_path / "a.json", "{}"), (listed, "{}"), (tmp_path / "a.ann", "x")):
+        path.touch()
+        with pytest.raises(ValueError, match="cannot take"):
+            files.append_rows(path, text)
+    assert table.read_text() == "id,x\na,1\nb,2\n"

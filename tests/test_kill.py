@@ -11,21 +11,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import ROOT, SMALL, run_cli
-
-# One device, as on a machine without accelerators: the suite's eight simulated ones are for tests in this process.
-ENV = {**os.environ, "XLA_FLAGS": ""}
+from conftest import ONE_DEVICE, ROOT, SMALL, run_cli
 
 
-def start(out, *args):
+def start(out, *args, to=subprocess.DEVNULL):
     command = [sys.executable, "-m", "medjax.cli", "train", "brain_tumor_mri", "--out", str(out), *map(str, args)]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**ENV, "MEDJAX_CACHE": os.environ["MEDJAX_CACHE"]},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ONE_DEVICE}, stdout=to, stderr=to, text=True)
 
 
 def outcome(out):
@@ -52,7 +43,7 @@ def kill_and_resume(out, args, when):
         # Killed before anything was asked of the disk: there is nothing to resume.
         assert start(out, *args).wait() == 0
     else:
-        done = run_cli("resume", out, env={"XLA_FLAGS": ""})
+        done = run_cli("resume", out)
         assert done.returncode == 0, done.stderr
     assert not list((out / "checkpoints").glob("*tmp*"))
     return steps
@@ -89,20 +80,7 @@ def test_twenty_kills_of_the_default_job_change_nothing(tmp_path):
 def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path, finished, number):
     _, blobs = finished
     out = tmp_path / "run"
-    settings = [*SMALL, "--train.steps", "100000"]
-    command = [
-        sys.executable,
-        "-m",
-        "medjax.cli",
-        "train",
-        "brain_tumor_mri",
-        "--out",
-        str(out),
-        "--data.path",
-        str(blobs),
-        *settings,
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(out, "--data.path", blobs, *SMALL, "--train.steps", 100_000, to=subprocess.PIPE)
     deadline = time.time() + 120
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
         assert time.time() < deadline

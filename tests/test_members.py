@@ -11,10 +11,12 @@ from sklearn.metrics import roc_auc_score
 
 import medjax
 from medjax.config import Data, Train
-from medjax.deploy.finished import each_best, evaluate, predict
+from medjax.core import average
+from medjax.deploy.finished import Finished, evaluate, predict
 from medjax.loop import load_all
-from medjax.members import Member, average, list_members
+from medjax.members import Member, list_members
 
+pytestmark = pytest.mark.usefixtures("brief")
 TRAIN = Train(steps=12, batch_size=16, eval_every=6, checkpoint_every=6)
 
 
@@ -81,7 +83,8 @@ def test_the_test_metrics_are_the_members_mean_and_the_ensemble_their_average(se
     of_members = [entry["metrics"]["test"]["auroc"] for entry in done.report["seeds"]]
     assert done.report["metrics"]["test"]["auroc"]["value"] == pytest.approx(np.mean(of_members))
     test = load_all(job, config)[0].cases["test"]
-    scores = [rows["score"][:, 1] for *_, rows in each_best(job, config, done.folder, test)]
+    finished = Finished(job, config, done.folder, test)
+    scores = [finished.look([state], test)["score"][:, 1] for *_, state in finished.members]
     assert np.abs(scores[0] - scores[1]).max() > 1e-4
     whole = roc_auc_score(test["label"], np.mean(scores, axis=0))
     assert done.report["metrics"]["ensemble"]["auroc"]["value"] == pytest.approx(whole, abs=1e-9)

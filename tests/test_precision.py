@@ -14,6 +14,8 @@ from medjax.checkpoint import Checkpoints
 from medjax.engine import make_engine
 from medjax.nn.onednn import supply
 
+pytestmark = pytest.mark.usefixtures("brief")
+
 
 @pytest.fixture
 def path(monkeypatch):

@@ -4,12 +4,14 @@ import dataclasses
 import re
 import shutil
 
+import pytest
 from conftest import ROOT, SMALL
 
 import medjax
 from medjax import config, experiments
 
 
+@pytest.mark.usefixtures("brief")
 def test_the_lines_from_python_run(finished, tmp_path, monkeypatch):
     _, blobs = finished
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)

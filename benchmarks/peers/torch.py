@@ -138,7 +138,7 @@ class Supervised:
     """A network with a softmax cross-entropy: the peer of `tasks.supervised`.
 
     Args:
-      network: takes `batch["x"]`.
+      network: takes `batch["x"]`, and `batch["lengths"]` where there are any.
       values: {flax path: array} of parameters and statistics.
       batch: as the medjax side has it.
       compiled: through torch.compile.
@@ -148,25 +148,28 @@ class Supervised:
         fill(network, values)
         self.network = _placed(network, batch["x"].ndim - 2)
         self.call = torch.compile(network) if compiled else network
-        self.x, self.label = _channels_last(batch["x"]), torch.from_numpy(np.array(batch["label"], np.int64))
+        self.label = torch.from_numpy(np.array(batch["label"], np.int64))
+        self.given = [_channels_last(batch["x"])]
+        if "lengths" in batch:
+            self.given.append(torch.from_numpy(np.array(batch["lengths"], np.int64)))
         self.optimizer = _adam(network)
 
     def output(self) -> np.ndarray:
         """What the network says in evaluation, in flax's layout."""
         self.network.eval()
         with torch.inference_mode():
-            return _to_numpy(self.call(self.x))
+            return _to_numpy(self.call(*self.given))
 
     def infer(self, k: int) -> None:
         """k forward passes."""
         self.network.eval()
         with torch.inference_mode():
             for _ in range(k):
-                self.call(self.x)
+                self.call(*self.given)
 
     def _backward(self) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.call(self.x), self.label)
+        loss = F.cross_entropy(self.call(*self.given), self.label)
         loss.backward()
         return loss
 
@@ -275,6 +278,7 @@ def build(
     elif family == "unet":
         network = UNet(dims=len(s.pop("shape")), **s)
     else:
-        del s["steps"]
+        for name in ("steps", "shortest"):
+            s.pop(name, None)
         network = Recurrent(**s)
     return Supervised(network, values, batch, compiled=compiled)

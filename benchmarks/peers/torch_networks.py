@@ -180,9 +180,14 @@ class Discriminator(nn.Module):
 class Recurrent(nn.Module):
     def __init__(self, *, cell: str, inputs: int, features: int, classes: int):
         super().__init__()
-        self.layer, kind = {"lstm": ("LSTM_0", nn.LSTM), "gru": ("GRU_0", nn.GRU)}[cell]
+        kinds = {"lstm": ("LSTM_0", nn.LSTM), "gru": ("GRU_0", nn.GRU), "simple": ("SimpleRNN_0", nn.RNN)}
+        self.layer, kind = kinds[cell]
         self.add_module(self.layer, kind(inputs, features, batch_first=True))
         self.Dense_0 = nn.Linear(features, classes)
 
-    def forward(self, x):
-        return self.Dense_0(getattr(self, self.layer)(x)[0][:, -1])
+    def forward(self, x, lengths=None):
+        layer = getattr(self, self.layer)
+        if lengths is None:
+            return self.Dense_0(layer(x)[0][:, -1])
+        _, final = layer(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+        return self.Dense_0((final[0] if isinstance(final, tuple) else final)[-1])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Cases, Job
+from medjax.core import Cases, Job, Ragged
 from medjax.data.prepare import Prepared, prepare
 from medjax.data.split import clear_leaks, group_cases, make_folds, make_splits, rarest_class
 from medjax.data.tables import split_by_file
@@ -122,9 +122,11 @@ def _dataset(job: Job, settings: Any, prepared: Prepared, cases: Cases, index: d
                 f"the {split} split is empty: all of it stands in a later split too\ngive the splits cases of their own"
             )
     audit = _audit(prepared, cases, settings, leaks)
-    if classes:
-        audit["notes"] += _check_training(label[index["train"]], classes)
     parts = {split: cases.take(rows) for split, rows in index.items()}
+    if job.check is not None:
+        audit["notes"] += job.check(parts["train"])
+    elif classes:
+        audit["notes"] += _check_training(label[index["train"]], classes)
     return Dataset(parts, prepared.fingerprint, audit, prepared.skipped)
 
 
@@ -190,7 +192,7 @@ def _audit(prepared: Prepared, cases: Cases, settings: Any, leaks: dict[str, Any
             "largest": int(copies.max()),
             "search": _search(prepared, settings.near_copies),
         },
-        "notes": _notes(cases["content"], cases["label"], cases["near"]),
+        "notes": [*prepared.notes, *_notes(cases["content"], cases["label"], cases["near"])],
         **({"skipped": _tell_skipped(prepared.skipped)} if prepared.skipped else {}),
     }
 
@@ -208,7 +210,10 @@ def with_groups(prepared: Prepared) -> Cases:
 def _search(prepared: Prepared, wanted: str) -> str:
     if wanted == "off" or prepared.searched:
         return SEARCHED[wanted]
-    return NOT_POSSIBLE if "image" in prepared.cases else "not searched: these are no images"
+    if "image" not in prepared.cases:
+        return "not searched: these are no images"
+    volumes = isinstance(prepared.cases.columns["image"], Ragged)
+    return "not searched: these are volumes" if volumes else NOT_POSSIBLE
 
 
 def _notes(content: np.ndarray, label: np.ndarray, near: np.ndarray) -> list[str]:

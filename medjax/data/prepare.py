@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import importlib.metadata
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Cases
+from medjax.core import Cases, Ragged, Varying, stack_rows
 from medjax.data.digests import code_digest, digest
 from medjax.data.duplicates import LARGEST_SET, SIDE, SMALLEST, describe, near_copies
-from medjax.data.folders import UNKNOWN
+from medjax.data.npy_files import Appended, cut, reserve
+from medjax.data.records import Tally, tell
 from medjax.errors import InputError
 from medjax.files import cache_dir, publish, staging, write_json, write_text
 from medjax.formats.table import read_table
 
-VERSION = 2  # of the cache's layout
+VERSION = 4  # of the cache's layout
 # Another version of these, or their coming or going, may prepare the same file differently.
 DECODERS = ("numpy", "pillow", "scipy", "pydicom", "nibabel", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
 MOST_SKIPPED = 0.5  # share of the cases above which skipping does not help
 SKIPPED = "skipped.csv"
+PART = 1 << 30  # bytes of cases in memory at a time
+SHAPES = "-shapes"  # behind the name of a column of arrays that differ in shape
 
 
 class Prepared(NamedTuple):
@@ -41,6 +44,7 @@ class Prepared(NamedTuple):
       folder: the cache.
       searched: whether near-copies were looked for: not in small images, nor among very many.
       skipped: (id, reason) of the cases that could not be used; also in `skipped.csv` of the cache.
+      notes: what reading has left out of the cases or changed in them, counted: see `medjax.data.records.tell`.
     """
 
     cases: Cases
@@ -48,6 +52,7 @@ class Prepared(NamedTuple):
     folder: Path
     searched: bool
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Failed(NamedTuple):
@@ -72,9 +77,9 @@ def prepare(
 
     Args:
       sources: {split or "all": Source}; a Source has `len` and `getitem` -> dict of NumPy arrays with at least id and label,
-        and may have `identity()` -> strings that change when its content does (without it, all content is read to know) and
-        `case_id(i)` -> the id, also where the content cannot be read.
-      preprocess: example -> example of fixed shapes.
+        and may have `identity()` -> strings that change when its content does (without it, all content is read to know),
+        `case_id(i)` -> the id, also where the content cannot be read, and `tally()` -> counts of what reading has left out.
+      preprocess: example -> example of fixed shapes, but for what is `Varying`.
       near: "any" finds near-copies of images in all eight orientations, "upright" as they stand, "off" none.
       on_error: "stop" at a case that cannot be read or preprocessed, or "skip" it and list it, as long as over half are left.
       say: told what is being done.
@@ -95,11 +100,22 @@ def prepare(
             _write(work, sources, preprocess, near, on_error, say)
             publish(work, folder)
     meta = json.loads((folder / "meta.json").read_text())
-    columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in meta["columns"]}
+    columns: dict[str, Any] = {name: _load(folder, name) for name in meta["columns"]}
     # Only pictures and signals stay on disk: the small columns are asked for at every step.
     columns = {name: x if x.ndim > 2 else np.array(x) for name, x in columns.items()}
+    columns |= {name: _load_ragged(folder, name) for name in meta["ragged"]}
     skipped = tuple((row["id"], row["reason"]) for row in read_table(folder / SKIPPED).rows) if meta["skipped"] else ()
-    return Prepared(Cases(columns), meta["fingerprint"], folder, meta["near_searched"], skipped)
+    return Prepared(Cases(columns), meta["fingerprint"], folder, meta["near_searched"], skipped, tuple(meta["notes"]))
+
+
+def _load(folder: Path, name: str) -> np.ndarray:
+    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _load_ragged(folder: Path, name: str) -> Ragged:
+    shapes = np.array(_load(folder, f"{name}{SHAPES}"))
+    sizes = shapes.prod(1)
+    return Ragged(_load(folder, name), np.cumsum(sizes) - sizes, shapes)
 
 
 def _version(package: str) -> str:
@@ -127,13 +143,14 @@ def _write(
             if on_error == "skip":
                 return _Failed(str(raw.get("id") or _name(split, source, i)), _reason(error))
             raise
-        if near != "off" and "image" in made and np.ndim(made["image"]) in (2, 3) and np.ndim(raw.get("image", 0)) in (2, 3):
-            made["_descriptor"] = _describe(raw["image"], made["image"])
+        if near != "off":
+            made |= _described(raw, made)
         return {**made, "given": split}
 
     columns: dict[str, Any] = {}
     large: dict[str, Any] = {}
-    first: dict[str, np.ndarray] = {}
+    ragged: dict[str, Appended] = {}
+    first: dict[str, Any] = {}
     skipped: list[_Failed] = []
     row = 0
     with ThreadPoolExecutor(_cpus()) as pool:
@@ -143,14 +160,19 @@ def _write(
                 if len(skipped) > MOST_SKIPPED * len(todo):
                     raise _too_many(skipped, len(todo))
                 continue
-            arrays = {name: np.asarray(value) for name, value in example.items()}
+            arrays = {name: value if isinstance(value, Varying) else np.asarray(value) for name, value in example.items()}
             first = first or arrays
             _check_like(arrays, first)
             for name, value in arrays.items():
+                if isinstance(value, Varying):
+                    if row == 0:
+                        ragged[name] = Appended(work / f"{name}.npy", value.array.dtype)
+                    ragged[name].append(value.array)
+                    continue
                 if row == 0 and value.ndim > 1:
                     path = work / f"{name}.npy"
                     large[name] = np.lib.format.open_memmap(path, "w+", value.dtype, (len(todo), *value.shape))
-                    _reserve(path)
+                    reserve(path)
                 if name in large:
                     large[name][row] = value
                 else:
@@ -166,10 +188,12 @@ def _write(
         columns["near"] = near_copies(descriptors, turned=near == "any")
     else:
         columns["near"] = np.arange(row)
+    for name, appended in ragged.items():
+        columns[f"{name}{SHAPES}"] = appended.close()
     for name, array in large.items():
         array.flush()
         if row < len(todo):
-            _cut(work / f"{name}.npy", array, row)
+            cut(work / f"{name}.npy", array, row)
     for name, column in columns.items():
         np.save(work / f"{name}.npy", column, allow_pickle=False)
     label = columns["label"] if columns["label"].ndim == 1 else columns["label"].tolist()
@@ -179,8 +203,10 @@ def _write(
     fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     if skipped:
         _write_skipped(work / SKIPPED, skipped)
-    meta = {"version": VERSION, "columns": sorted([*large, *columns]), "fingerprint": fingerprint}
-    write_json(work / "meta.json", {**meta, "near_searched": bool(searched), "skipped": len(skipped)})
+    plain = sorted({*large, *columns} - {f"{name}{SHAPES}" for name in ragged})
+    meta = {"version": VERSION, "columns": plain, "ragged": sorted(ragged), "fingerprint": fingerprint}
+    tally: Tally = sum((source.tally() for source in sources.values() if hasattr(source, "tally")), Counter())
+    write_json(work / "meta.json", {**meta, "near_searched": bool(searched), "skipped": len(skipped), "notes": tell(tally)})
 
 
 def _name(split: str, source: Any, i: int) -> str:
@@ -208,25 +234,18 @@ def _write_skipped(path: Path, skipped: list[_Failed]) -> None:
     write_text(path, out.getvalue())
 
 
-def _cut(path: Path, array: np.ndarray, n: int) -> None:
-    """Shorten an .npy file to its first n rows in place: NumPy leaves room in the header for any length."""
-    with open(path, "r+b") as handle:
-        np.lib.format.read_magic(handle)
-        np.lib.format.read_array_header_1_0(handle)
-        start = handle.tell()
-        handle.seek(0)
-        np.lib.format.write_array_header_1_0(
-            handle, {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (n, *array.shape[1:])}
-        )
-        if handle.tell() != start:
-            raise RuntimeError(f"{path}: its header has changed in length from {start} to {handle.tell()}")
-        handle.truncate(start + n * array[:1].nbytes)
-
-
-def _check_like(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> None:
+def _check_like(arrays: Mapping[str, Any], first: Mapping[str, Any]) -> None:
     """Whether a case can stand in the columns that the first case began. Text may differ in length, numbers in precision."""
     name = str(arrays["id"])
     for column, value in arrays.items():
+        if isinstance(value, Varying):
+            now, was = value.array, first[column].array if isinstance(first.get(column), Varying) else np.empty(0)
+            if now.dtype.kind not in "biuf" or (now.dtype, now.ndim) != (was.dtype, was.ndim):
+                raise InputError(
+                    f"{name}: {column} is {now.dtype} of {now.ndim} axes, others are {was.dtype} of {was.ndim}\n"
+                    "preprocess must give every case numbers of one dtype and number of axes"
+                )
+            continue
         if value.dtype.kind not in "biufU":
             raise InputError(f"{name}: {column} is {value.dtype}\npreprocess must give numbers and text")
         like = first.get(column, value)
@@ -241,28 +260,29 @@ def _check_like(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray
         raise InputError(f"{name}: {', '.join(missing)} not in every case\npreprocess must give every case the same fields")
 
 
-def _reserve(path: Path) -> None:
-    """Take a sparse file's blocks now: writing to a page that a full disk cannot give kills the process without a word."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with open(path, "r+b") as handle:
-        try:
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise InputError(
-                    f"{path.parent.parent}: no space for {path.stat().st_size / 1e6:,.0f} MB of prepared data\n"
-                    "free some, or set MEDJAX_CACHE to a folder on a larger disk"
-                ) from error
+def read_cases(source: Any, preprocess: Callable[[dict], dict], *, most: int = PART) -> Iterator[Cases]:
+    """Cases of a Source, uncached: what a user hands over for prediction is not kept.
 
+    Args:
+      source, preprocess: as in `prepare`.
+      most: bytes that a part may take, so that a folder of volumes need not fit in memory; a larger case is a part alone.
 
-def read_cases(source: Any, preprocess: Callable[[dict], dict]) -> Cases:
-    """Cases of a Source in memory, uncached: what a user hands over for prediction is not kept."""
-    with ThreadPoolExecutor(_cpus()) as pool:
-        made = list(pool.map(lambda i: _case(source[i], preprocess), range(len(source))))
-    if not made:
+    Yields:
+      The cases in order, a part at a time.
+    """
+    if not len(source):
         raise InputError("there are no cases to read\ngive at least one file")
-    return Cases({name: np.stack([case[name] for case in made]) for name in made[0]})
+    made: list[dict[str, Any]] = []
+    size = 0
+    with ThreadPoolExecutor(_cpus()) as pool:
+        for case in _bounded_map(pool, lambda i: _case(source[i], preprocess), list(range(len(source)))):
+            own = sum((x.array if isinstance(x, Varying) else np.asarray(x)).nbytes for x in case.values())
+            if made and size + own > most:
+                yield Cases(stack_rows(made))
+                made, size = [], 0
+            made.append(case)
+            size += own
+    yield Cases(stack_rows(made))
 
 
 def _case(example: Mapping[str, Any], preprocess: Callable[[dict], dict]) -> dict[str, Any]:
@@ -270,7 +290,8 @@ def _case(example: Mapping[str, Any], preprocess: Callable[[dict], dict]) -> dic
     where = raw.pop("path", raw["id"])
     _check_finite(raw, where)  # before preprocessing, which may turn a NaN into a zero
     # What is known of a patient besides the picture is no content: the same picture is the same whatever a table says of it.
-    content = digest({name: value for name, value in raw.items() if name not in UNKNOWN or "image" not in raw})
+    # Nor is what was drawn on it, or what was found in a text.
+    content = digest({name: raw[name] for name in ("image", "text") if name in raw} or raw)
     made = preprocess(raw)
     if missing := {"id", "label"} - made.keys():
         raise InputError(f"{where}: has no {' and no '.join(sorted(missing))} after preprocessing\nkeep them in preprocess")
@@ -280,19 +301,30 @@ def _case(example: Mapping[str, Any], preprocess: Callable[[dict], dict]) -> dic
 
 def _check_finite(example: Mapping[str, Any], where: str) -> None:
     for name in ("image", "signal"):
-        value = np.asarray(example.get(name, 0))
+        value = example.get(name, 0)
+        value = value.array if isinstance(value, Varying) else np.asarray(value)
         if value.dtype.kind in "fc" and not np.isfinite(value).all():
             raise InputError(f"{where}: {name} holds NaN or infinite values\nmend or remove the file")
 
 
-def _describe(raw: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Descriptor of a picture, of zeros (like nothing) where its file is too small to tell a copy from a likeness.
+def _described(raw: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The descriptor of a picture, of zeros (like nothing) where its file is too small to tell a copy from a likeness; none of
+    what is no picture.
 
     The prepared picture is described, cropped as it is, unless it is smaller than a descriptor.
     """
-    if min(np.shape(raw)[:2]) < SMALLEST:
-        return np.zeros(SIDE * SIDE, np.float32)
-    return describe(image if min(image.shape[:2]) >= SIDE else raw)
+    given, image = np.asarray(raw.get("image", 0)), made.get("image", 0)
+    if given.ndim == 4:  # volumes [D, H, W, C], and pictures as single slices
+        if given.shape[0] != 1:
+            return {}
+        given = image = given[0]
+    if isinstance(image, Varying):  # pictures of several sizes
+        image = given
+    if np.ndim(image) not in (2, 3) or given.ndim not in (2, 3):
+        return {}
+    if min(given.shape[:2]) < SMALLEST:
+        return {"_descriptor": np.zeros(SIDE * SIDE, np.float32)}
+    return {"_descriptor": describe(image if min(np.shape(image)[:2]) >= SIDE else given)}
 
 
 def _cpus() -> int:
@@ -301,7 +333,7 @@ def _cpus() -> int:
 
 def _bounded_map(pool: ThreadPoolExecutor, function: Callable, items: list) -> Iterable:
     """`pool.map` that keeps only a few results waiting, so that a large data set need not fit in memory."""
-    ahead = 64
+    ahead = 2 * _cpus()
     waiting = [pool.submit(function, item) for item in items[:ahead]]
     try:
         for i in range(len(items)):

@@ -17,6 +17,7 @@ from medjax.formats.table import Table, parse_age, parse_sex, read_table
 
 KEYS = ("path", "id", "name", "filename")
 PATIENTS = ("patient", "patient_id")
+FLAGS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": -1, "-1": -1, "-1.0": -1}
 _KNOWN = {
     "sex": ("sex", "gender", "patient_sex", "patient_gender"),
     "age": ("age", "patient_age"),
@@ -73,6 +74,50 @@ def check_all_there(table: Path, names: Sequence[str], files: Mapping[str, Path]
     if len(set(names)) < len(names):
         twice, _ = collections.Counter(names).most_common(1)[0]
         raise InputError(f"{table}: names {twice!r} twice\nkeep one row for each image")
+
+
+def read_labels(
+    table: Table, columns: tuple[str, ...], classes: Sequence[str], *, named: bool
+) -> tuple[list[Any], tuple[str, ...], bool]:
+    """(label of each row, class names, whether several may be true at once). Blank and -1 are missing.
+
+    Args:
+      table: with its rows.
+      columns: of the labels: one that names a class in each row, or that holds 1 and 0; or several of 1 and 0.
+      classes: names in the order of the labels, where one column names them; in sorted order by default.
+      named: whether a single column that holds only 1 and 0 names two classes so.
+
+    Raises:
+      InputError: a label that is none, fewer than two classes.
+    """
+    if len(columns) > 1:
+        return [tuple(read_flag(table, row, column) for column in columns) for row in table.rows], columns, True
+    (column,) = columns
+    texts = {row[column] for row in table.rows} - {"", "-1"}
+    if not named and texts <= FLAGS.keys() and not classes:
+        return [read_flag(table, row, column) for row in table.rows], (f"no {column}", column), False
+    numbers = all(text.isdecimal() for text in texts)
+    names = tuple(classes) or tuple(sorted(texts, key=lambda text: (int(text) if numbers else 0, text)))
+    # Classes given by name for labels that are numbers: 0 is the first of them.
+    places = {str(k): k for k in range(len(names))} if classes and numbers else {}
+    places |= {name: k for k, name in enumerate(names)} | {"": -1, "-1": -1}
+    if strange := sorted(texts - places.keys()):
+        raise InputError(
+            f"{table.path}: {strange[0]!r} in the column {column} is not one of the classes {', '.join(names)}\n"
+            "mend it, or name your own: --data.classes A B"
+        )
+    if len(names) < 2:
+        raise InputError(f"{table.path}: the column {column} holds fewer than two classes\ngive rows of two or more")
+    return [places[row[column]] for row in table.rows], names, False
+
+
+def read_flag(table: Table, row: dict[str, str], column: str) -> int:
+    """1, 0, or -1 where it is missing."""
+    if row[column] not in FLAGS:
+        raise InputError(
+            f"{table.path}: {row[column]!r} in the column {column} is no label\ngive 1, 0, or blank where it is not known"
+        )
+    return FLAGS[row[column]]
 
 
 def split_by_file(path: str | Path, cases: Cases, *, skipped: Iterable[str] = (), elsewhere: bool = False) -> np.ndarray:

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ _MAX_UNPACKED = 4 * 2**30
 # A zip bomb unpacks to a thousand times its size; sparse masks reach a hundred. Small archives cannot hurt whatever the ratio.
 _MAX_RATIO, _RATIO_FREE = 200, 64 * 2**20
 _POLL_SECONDS = 0.2
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Wheel(NamedTuple):
@@ -80,8 +82,11 @@ def fetch(wheel: Wheel, *, say: Callable[[str], object] = console.say) -> Path:
     """
     root = files.cache_dir() / "wheels"
     target = root / f"{wheel.package}-{wheel.version}-{wheel.sha256[:12]}"
-    if _is_complete(target, wheel):
-        return target
+    with _ONE_AT_A_TIME:  # threads that prepare cases ask together
+        return target if _is_complete(target, wheel) else _fetch(wheel, root, target, say)
+
+
+def _fetch(wheel: Wheel, root: Path, target: Path, say: Callable[[str], object]) -> Path:
     say(f"{wheel.package} {wheel.version}: {wheel.licence}")
     try:
         inbox = root / "inbox"

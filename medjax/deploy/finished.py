@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +14,63 @@ import numpy as np
 from medjax import evaluation, run
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import say
-from medjax.core import Cases, Job, Rows, State
+from medjax.core import Cases, Job, Ragged, Rows, State, concatenate
 from medjax.data.load import Dataset, load_one, split_fingerprint
 from medjax.data.prepare import read_cases
+from medjax.ema import averaged
 from medjax.engine import make_engine
 from medjax.errors import InputError
 from medjax.files import publish, staging, write_json
-from medjax.infer import batches, infer
+from medjax.infer import each_shape, infer
 from medjax.loop import load_all, use_compilation_cache
-from medjax.members import ENSEMBLE, Member, Outcome, average, checkpoint_folder, list_members
+from medjax.members import ENSEMBLE, Member, Outcome, checkpoint_folder, list_members
 from medjax.memory import keep_freed_memory
 
 
-def each_best(job: Job, config: Any, folder: Path, cases: Cases) -> Iterator[tuple[Member, Progress, State, Rows]]:
-    """(member, its Progress, State of its best checkpoint, rows of the cases) of every member of a run, one after the other.
+class Finished:
+    """The members of a finished run on this machine's devices, ready to look at cases.
 
-    The batch size is the run's own, or the next that this machine's devices can share.
+    Args:
+      job, config, folder: the run.
+      cases: some of those to come, which say what shapes there will be.
+
+    Attributes:
+      members: (member, its Progress, State of its best checkpoint).
 
     Raises:
       InputError: a member has no finished checkpoint.
     """
-    if not (folder / "checkpoints").is_dir():
-        raise InputError(f"{folder}: has no checkpoints\ngo on with the run: medjax resume {folder}")
-    keep_freed_memory()
-    use_compilation_cache()
-    engine = make_engine(job.task, config.engine, precision=config.train.precision)
-    size = -(-config.train.batch_size // engine.devices) * engine.devices
-    for member in list_members(config):
-        checkpoints = Checkpoints(checkpoint_folder(folder, member), keep=config.train.keep)
-        try:
-            latest = checkpoints.latest()
-            if latest is None:
-                raise InputError(f"{folder}: has no finished checkpoint\ngo on with it: medjax resume {folder}")
-            batch, _ = next(batches(cases, size))
-            abstract = engine.abstract(jax.random.key(member.seed), engine.put(batch))
-            state, _ = checkpoints.restore(checkpoints.progress(latest).best_step or latest, abstract)
-            progress = checkpoints.progress(latest)
-        finally:
-            checkpoints.close()
-        yield member, progress, state, infer(engine, state, cases, size)
+
+    def __init__(self, job: Job, config: Any, folder: Path, cases: Cases):
+        if not (folder / "checkpoints").is_dir():
+            raise InputError(f"{folder}: has no checkpoints\ngo on with the run: medjax resume {folder}")
+        keep_freed_memory()
+        use_compilation_cache()
+        task = averaged(job.task, config.train.ema)
+        self.job, self.engine = job, make_engine(task, config.engine, precision=config.train.precision)
+        # The run's own batch size, or the next that this machine's devices can share.
+        self.size = -(-config.train.batch_size // self.engine.devices) * self.engine.devices
+        example = self.engine.put(each_shape([cases], self.size, job.examples)[-1])
+        self.members: list[tuple[Member, Progress, State]] = []
+        for member in list_members(config):
+            checkpoints = Checkpoints(checkpoint_folder(folder, member), keep=config.train.keep)
+            try:
+                latest = checkpoints.latest()
+                if latest is None:
+                    raise InputError(f"{folder}: has no finished checkpoint\ngo on with it: medjax resume {folder}")
+                abstract = self.engine.abstract(jax.random.key(member.seed), example)
+                progress = checkpoints.progress(latest)
+                state, _ = checkpoints.restore(progress.best_step or latest, abstract)
+            finally:
+                checkpoints.close()
+            self.members.append((member, progress, state))
+
+    def look(self, states: Sequence[State], cases: Cases) -> Rows:
+        """Rows of the cases, of the states' averaged outputs."""
+        if self.job.examples is not None and self.job.examples.sizes is not None:  # lengths that no case before has had
+            for batch in each_shape([cases], self.size, self.job.examples):
+                self.engine.evaluate.compile(states[0], self.engine.put(batch))
+        return infer(self.engine, states, cases, self.size, self.job.examples)
 
 
 def evaluate(
@@ -78,12 +96,12 @@ def evaluate(
     before = json.loads((folder / "report.json").read_text())
     data = _unseen(job, config, split, folder, before["data"]["fingerprint"])
     trained = []
-    for member, progress, best_state, rows in each_best(job, config, folder, data.cases[split]):
-        state = best_state
+    finished = Finished(job, config, folder, data.cases[split])
+    for member, progress, state in finished.members:
         # Folds no longer matter to data from elsewhere, but each has baselines of its own.
-        own = fitted.get(member.name) or fitted[_first_of_fold(member, fitted)]
+        own = fitted.get(member.name) or fitted.get(_first_of_fold(member, fitted), {})
         point, best = points.get(member.name, {}), progress.best_step or progress.step
-        trained.append(Outcome(member, data, {split: rows}, point, own, best))
+        trained.append(Outcome(member, data, {split: finished.look([state], data.cases[split])}, point, own, best))
     kept = ("throughput", "parameters", "flops_per_step", "best_step")
     where = f" --data.path {config.data.path}" if config.data.path else ""
     facts = {
@@ -96,7 +114,16 @@ def evaluate(
     with staging(out.parent) as work:
         write_json(work / "config.json", record)
         run.write_environment(work, precision=config.train.precision, data_fingerprint=data.fingerprint)
-        report = evaluation.assess(job, trained, work, facts, point=points.get(ENSEMBLE, {}), state=state)
+        states = {member: state for member, _, state in finished.members}
+        report = evaluation.assess(
+            job,
+            trained,
+            work,
+            facts,
+            point=points.get(ENSEMBLE, {}),
+            state=finished.members[-1][-1],
+            together=lambda of, cases: finished.look([states[t.member] for t in of], cases),
+        )
         publish(work, out)
     return report
 
@@ -122,7 +149,7 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
     """Let a finished run predict on files; writes `out`/predictions.csv and the job's own files.
 
     The files go through the same preprocessing, batches and compiled function as in evaluation, so the same file gives the
-    same numbers.
+    same numbers. They are read, predicted on and written part by part, so that a folder of volumes need not fit in memory.
 
     Args:
       job: built from the run's settings.
@@ -132,7 +159,8 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
       out: a new or empty folder.
 
     Returns:
-      rows: {name: array [n, ...]}, in the order of the table.
+      rows: {name: array [n, ...]}, in the order of the table; of inputs beyond a part without what differs in shape from case
+        to case (masks), which is in the files alone.
 
     Raises:
       InputError: an unreadable input (nothing is written), a run that is not finished, a folder in use.
@@ -141,11 +169,23 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
     _check_new(out)
     _check_finished(folder)
     _, points = evaluation.load_baselines(folder)
-    cases = read_cases(job.read(inputs), job.preprocess)
-    rows = average([rows for *_, rows in each_best(job, config, folder, cases)])
-    rows = job.decide(points.get(ENSEMBLE, {}), rows)
-    evaluation.write_predictions(job, out, "predictions", rows, cases)
-    return rows
+    source = job.read(inputs)
+    finished = None
+    done: list[Rows] = []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staging(out.parent) as work:
+        for cases in read_cases(source, job.preprocess):
+            finished = finished or Finished(job, config, folder, cases)
+            rows = finished.look([state for *_, state in finished.members], cases)
+            rows = job.decide(points.get(ENSEMBLE, {}), rows)
+            evaluation.write_predictions(job, work, "predictions", rows, cases)
+            done.append(rows)
+            if len(done) > 1:  # masks of a folder of volumes would not fit
+                done = [{name: column for name, column in part.items() if not isinstance(column, Ragged)} for part in done]
+            if (n := sum(len(next(iter(part.values()))) for part in done)) < len(source):
+                say(f"predicted {n:,} of {len(source):,}")
+        publish(work, out)
+    return {name: concatenate([part[name] for part in done]) for name in done[0]} if len(done) > 1 else done[0]
 
 
 def _check_finished(folder: Path) -> None:
@@ -159,6 +199,6 @@ def _check_new(out: Path) -> None:
 
 
 def _first_of_fold(member: Member, fitted: Mapping[str, Any]) -> str:
-    """The member that holds the baselines of this one's fold."""
+    """The member that holds the baselines of this one's fold; none where the job has no baselines."""
     part = member.name.partition("-")[0] if member.fold is not None else ""
-    return next(name for name in fitted if name.startswith(part))
+    return next((name for name in fitted if name.startswith(part)), "")

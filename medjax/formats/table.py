@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from medjax.errors import InputError
 
+csv.field_size_limit(2**28)  # a hospital's note may be longer than the 128 KiB that a field may have by default
 OLDEST = 120  # years: an age above is a mistake, and taken as unknown
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # DICOM PS3.5, value representation AS
 

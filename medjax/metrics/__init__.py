@@ -26,19 +26,37 @@ from medjax.metrics.classification import DEFINITIONS, classification, confusion
 from medjax.metrics.delong import delong, delong_interval
 from medjax.metrics.matched import auroc_matched, matched_pairs
 from medjax.metrics.multilabel import multilabel
+from medjax.metrics.risk import RISK_DEFINITIONS, alarm_metrics, c_index, min_se_pp, net_benefit, time_to_alarm
+from medjax.metrics.segmentation import DEFINITIONS as SEGMENTATION_DEFINITIONS
+from medjax.metrics.segmentation import MEASURES as SEGMENTATION_MEASURES
+from medjax.metrics.segmentation import (
+    bland_altman,
+    count_excluded,
+    largest_component,
+    measure_case,
+    summarise,
+    why_unmeasured,
+)
 
 __all__ = [
     "DEFINITIONS",
+    "RISK_DEFINITIONS",
+    "SEGMENTATION_DEFINITIONS",
+    "SEGMENTATION_MEASURES",
     "accuracy",
+    "alarm_metrics",
     "apply_temperature",
     "auprc",
     "auroc",
     "auroc_matched",
     "balanced_accuracy",
+    "bland_altman",
     "bootstrap",
     "brier",
+    "c_index",
     "classification",
     "confusion",
+    "count_excluded",
     "delong",
     "delong_interval",
     "ece",
@@ -46,9 +64,13 @@ __all__ = [
     "fit_temperature",
     "interval",
     "kappa",
+    "largest_component",
     "log_loss",
     "matched_pairs",
+    "measure_case",
+    "min_se_pp",
     "multilabel",
+    "net_benefit",
     "npv",
     "paired_bootstrap",
     "ppv",
@@ -59,8 +81,11 @@ __all__ = [
     "roc_curve",
     "sensitivity",
     "specificity",
+    "summarise",
     "threshold_at",
+    "time_to_alarm",
     "why_no_interval",
     "why_undefined",
+    "why_unmeasured",
     "youden_threshold",
 ]

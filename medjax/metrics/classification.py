@@ -87,8 +87,8 @@ def confusion(label: ArrayLike, pred: ArrayLike, k: int) -> np.ndarray:
     return np.bincount(label * k + pred, minlength=k * k).reshape(k, k)
 
 
-def kappa(label: ArrayLike, pred: ArrayLike, k: int) -> float:
-    """Cohen's kappa with quadratic weights, for K classes in order: 1 - sum w_ij o_ij / sum w_ij e_ij, w_ij = (i - j)^2.
+def kappa(label: ArrayLike, pred: ArrayLike, k: int, *, power: int = 2) -> float:
+    """Cohen's weighted kappa for K classes in order: 1 - sum w_ij o_ij / sum w_ij e_ij, w_ij = |i - j|^power.
 
     o are the observed counts and e those expected of independent truth and decision with the same margins (Cohen,
     Psychological Bulletin 70, 1968). 1 is full agreement, 0 what chance gives, and it can be below.
@@ -97,6 +97,7 @@ def kappa(label: ArrayLike, pred: ArrayLike, k: int) -> float:
       label: int [n], -1 where it is missing: the row is dropped.
       pred: int [n], decisions, 0 to K - 1.
       k: classes, in order.
+      power: 2 for quadratic weights, 1 for linear ones.
 
     Returns:
       nan without cases, or where truth and decisions are all of one class.
@@ -104,12 +105,12 @@ def kappa(label: ArrayLike, pred: ArrayLike, k: int) -> float:
     Raises:
       ValueError: as `confusion` does.
     """
-    return _kappa(confusion(label, pred, k))
+    return _kappa(confusion(label, pred, k), power)
 
 
-def _kappa(table: np.ndarray) -> float:
+def _kappa(table: np.ndarray, power: int = 2) -> float:
     k, n = len(table), table.sum()
-    weights = np.square(np.subtract.outer(np.arange(k), np.arange(k)))
+    weights = np.abs(np.subtract.outer(np.arange(k), np.arange(k))) ** power
     # Both sums times n, in whole numbers.
     expected = np.sum(weights * np.outer(table.sum(axis=1), table.sum(axis=0)))
     return 1 - binary.ratio(n * np.sum(weights * table), expected)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax.console import say
-from medjax.core import State
+from medjax.core import Cases, State
 from medjax.errors import InputError
 from medjax.models.torch_files import read_tensors
 
@@ -218,7 +218,7 @@ def _head_note(
 
 def pretrained(
     path: str | Path, model: Any, *, at: Sequence[str] = (), tell: Callable[[str], None] = say
-) -> Callable[[State], State]:
+) -> Callable[..., State]:
     """`start` of a Job: training begins from a file of weights.
 
     The file is read when training starts and not before, since a finished run is evaluated and resumed without it.
@@ -230,11 +230,11 @@ def pretrained(
       tell: takes each line of what a user should know.
 
     Returns:
-      start(state) -> state with `params` and `extra["batch_stats"]` replaced, `opt` as initialised. Raises InputError as
+      start(state, cases) -> state with `params` and `extra["batch_stats"]` replaced, `opt` as initialised. Raises InputError as
       `read_state_dict` and `load_weights` do, the file named.
     """
 
-    def start(state: State) -> State:
+    def start(state: State, cases: Cases | None = None) -> State:
         if not hasattr(model, "from_torch"):
             raise InputError(
                 f"{path}: {type(model).__name__} takes no pretrained weights\nchoose a ResNet, DenseNet or ConvNeXt"

@@ -4,13 +4,14 @@ Each cell is written once (`cells`) and run in one of two forms. "reference" is 
 before it, differentiated by JAX: any mode, any order. "saved" keeps nothing but the states; its backward pass forms the gates
 of a block of steps again in one product, then all that does not depend on the cotangent, which leaves the reversed scan a few
 multiplications and one product a step; the weights' gradient is one product a block. On CPU that takes less than half the time
-and a fraction of the memory. "auto" takes "saved" on CPU, "reference" elsewhere, chosen when the program is lowered.
+and a fraction of the memory. "auto" takes "saved" on CPU, "reference" elsewhere, chosen when the program is lowered. "cudnn"
+(see `cudnn`) takes cuDNN for a float32 LSTM on CUDA, and what "auto" takes for all else. The parameters are the same in all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -18,11 +19,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from medjax.console import say
 from medjax.core import current_scope
-from medjax.nn import cells
+from medjax.nn import cells, cudnn
 from medjax.nn.cells import Carry, Cell, Params
 
-FORMS = ("auto", "reference", "saved")
+FORMS = ("auto", "reference", "saved", "cudnn")
+WORDS = {"reference": "a plain scan", "saved": "a scan with a backward pass of its own", "cudnn": "cuDNN"}
+CELLS = {"simple": cells.RNN, "lstm": cells.LSTM, "gru": cells.GRU}
 # Floats of pre-activations that the backward pass forms at once: 2 MiB, what stays in a core's cache.
 BLOCK = 2**19
 
@@ -95,13 +99,14 @@ def _backward(cell, dtype, saved, cotangents):
         """One block of steps: ((dcarry, dw, db) after it, its slices) -> ((dcarry, dw, db) before it, dx)."""
         xh = jnp.concatenate([xs.astype(dtype), before[-1].astype(dtype)], -1)
         # The barrier keeps the coefficients in one pass over the block: XLA would form them again in each fusion of the scan.
-        plan = lax.optimization_barrier(cell.plan(_dot(xh, w, dtype, out) + b.astype(out), before, after))
+        plan = cell.plan(_dot(xh, w, dtype, out) + b.astype(out), before, after)
+        # Padding is masked here, in that same pass: with coefficients of zero a step gives nothing.
+        plan = lax.optimization_barrier(plan if keep is None else tuple(jnp.where(keep, a, 0) for a in plan))
 
         def step(dcarry, inputs):
             dh, keep, plan = inputs
             dcarry = *dcarry[:-1], dcarry[-1] + dh
-            live = dcarry if keep is None else tuple(jnp.where(keep, a, 0) for a in dcarry)
-            dz, dbefore = cell.back(plan, live)
+            dz, dbefore = cell.back(plan, dcarry)
             dbefore = *dbefore[:-1], dbefore[-1] + _dot(dz, wh, dtype, out)
             if keep is not None:
                 dbefore = tuple(a + jnp.where(keep, 0, b) for a, b in zip(dbefore, dcarry))
@@ -139,10 +144,55 @@ def _backward(cell, dtype, saved, cotangents):
 _run.defvjp(_forward, _backward)
 
 
-def _recur(cell, states, params, x, lengths, *, initial, reverse, dtype, form):
+def recurrent_form(platform: str, dtype: Any = jnp.float32, *, cell: str = "lstm", form: str = "auto") -> str:
+    """Which of "reference", "saved" and "cudnn" a layer of this `form` is run in on a platform, for a run to say.
+
+    Args:
+      platform: "cpu", "cuda" ("gpu"), "rocm" or "tpu".
+      dtype: of the products.
+      cell: "simple", "lstm" or "gru".
+      form: the layer's.
+
+    Raises:
+      ValueError: an unknown form or cell.
+    """
+    if form not in FORMS or cell not in CELLS:
+        raise ValueError(f"form={form!r}: one of {', '.join(FORMS)}; cell={cell!r}: one of {', '.join(CELLS)}")
+    if form == "cudnn" and platform in ("cuda", "gpu") and cudnn.usable(CELLS[cell], dtype):
+        return "cudnn"
+    if form in ("auto", "cudnn"):
+        return "saved" if platform == "cpu" else "reference"
+    return form
+
+
+@cache
+def _tell(cell: str, form: str) -> None:
+    say(f"recurrence: {cell}, {WORDS[form]}")
+
+
+def _chunked(run: Callable, size: int, xs: jax.Array, carry: Carry, keep: Any) -> tuple[Carry, jax.Array]:
+    """`run` over chunks of `size` steps; states go from one to the next, gradients do not."""
+    count = (len(xs) - 1) // size
+    hs = []
+    if count:
+
+        def chunk(carry, inputs):
+            carry, hs = run(inputs[0], carry, inputs[1])
+            return lax.stop_gradient(carry), hs
+
+        whole = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), (xs, keep))
+        carry, first = lax.scan(chunk, carry, whole)
+        hs = [first.reshape(count * size, *first.shape[2:])]
+    xs, keep = jax.tree.map(lambda a: a[count * size :], (xs, keep))
+    carry, rest = run(xs, carry, keep)
+    return carry, jnp.concatenate([*hs, rest])
+
+
+def _recur(kind, states, params, x, lengths, *, initial, reverse, dtype, form, truncate):
     """What `simple_rnn`, `lstm` and `gru` share; `states` is how many a cell has."""
-    if form not in FORMS:
-        raise ValueError(f"form={form!r}: one of {', '.join(FORMS)}")
+    if truncate is not None and truncate < 1:
+        raise ValueError(f"truncate={truncate}: at least one step, or None")
+    cell = CELLS[kind]
     dtype = jnp.result_type(x, *params.values()) if dtype is None else dtype
     # States add up small changes over hundreds of steps, which bfloat16 would round away.
     wide = jnp.promote_types(dtype, jnp.float32)
@@ -156,11 +206,21 @@ def _recur(cell, states, params, x, lengths, *, initial, reverse, dtype, form):
         xs = jnp.where(keep, xs, 0)  # whatever the padding holds, NaN too, stays out of the products
     if reverse:
         xs, keep = jnp.flip(xs, 0), None if keep is None else jnp.flip(keep, 0)
-    forms = {"reference": partial(_reference, cell, dtype), "saved": partial(_saved, cell, dtype)}
-    if form == "auto":
-        final, hs = lax.platform_dependent(dict(params), xs, carry, keep, cpu=forms["saved"], default=forms["reference"])
-    else:
-        final, hs = forms[form](dict(params), xs, carry, keep)
+    forms = {
+        "reference": partial(_reference, cell, dtype),
+        "saved": partial(_saved, cell, dtype),
+        "cudnn": partial(cudnn.lstm, reverse),
+    }
+    chosen = {platform: recurrent_form(platform, dtype, cell=kind, form=form) for platform in ("cpu", "cuda", "rocm")}
+    _tell(kind, recurrent_form(jax.default_backend(), dtype, cell=kind, form=form))
+
+    def run(xs, carry, keep):
+        if len(set(chosen.values())) == 1:
+            return forms[chosen["cpu"]](dict(params), xs, carry, keep)
+        branches = {platform: forms[chosen[platform]] for platform in ("cpu", "cuda")}
+        return lax.platform_dependent(dict(params), xs, carry, keep, **branches, default=forms[chosen["rocm"]])
+
+    final, hs = run(xs, carry, keep) if truncate is None else _chunked(run, truncate, xs, carry, keep)
     hs = hs if keep is None else jnp.where(keep, hs, 0)
     hs = jnp.flip(hs, 0) if reverse else hs
     return jnp.swapaxes(hs, 0, 1).astype(dtype), final
@@ -175,6 +235,7 @@ def simple_rnn(
     reverse: bool = False,
     dtype: Any = None,
     form: str = "auto",
+    truncate: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Simple recurrent network (Elman, Cognitive Science 1990, with tanh): h_t = tanh(x_t W + h_{t-1} U + b).
 
@@ -185,17 +246,21 @@ def simple_rnn(
       initial: h [n, H] before the first step; zeros by default.
       reverse: run each example from its last valid step to its first; outputs stay at their own places.
       dtype: of the products and of y; by default that of x and params, promoted. States and sums are float32 at least.
-      form: "reference", "saved" or "auto" (see the module). jax.jvp and jacfwd of the layer itself need "reference";
-        grad, vjp, hessian (forward over reverse) and grad of grad work in all.
+      form: "auto", "reference", "saved" or "cudnn" (see the module). jax.jvp and jacfwd of the layer itself need "reference";
+        grad, vjp, hessian (forward over reverse) and grad of grad work in all but "cudnn", which has reverse mode alone.
+      truncate: gradients stop between chunks of so many steps, counted from the first that is run (Williams & Peng, Neural
+        Computation 1990); values are the same. None: they flow through all steps.
 
     Returns:
       y [n, T, H], zero beyond an example's length, and h [n, H] after its last step (its first, if `reverse`); with length 0
       that is `initial`.
 
     Raises:
-      ValueError: an unknown `form`.
+      ValueError: an unknown `form`, or `truncate` below 1.
     """
-    y, (h,) = _recur(cells.RNN, 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
+    y, (h,) = _recur(
+        "simple", 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form, truncate=truncate
+    )
     return y, h
 
 
@@ -208,6 +273,7 @@ def lstm(
     reverse: bool = False,
     dtype: Any = None,
     form: str = "auto",
+    truncate: int | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Long short-term memory (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al., Neural Computation 2000).
 
@@ -216,7 +282,7 @@ def lstm(
 
     All else as in `simple_rnn`, with W [D, 4H], U [H, 4H], b [4H]; `initial` and the final state are (c, h) [n, H].
     """
-    return _recur(cells.LSTM, 2, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
+    return _recur("lstm", 2, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form, truncate=truncate)
 
 
 def gru(
@@ -228,6 +294,7 @@ def gru(
     reverse: bool = False,
     dtype: Any = None,
     form: str = "auto",
+    truncate: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Gated recurrent unit (Cho et al., EMNLP 2014) in the form of cuDNN and PyTorch, the reset gate after the product.
 
@@ -236,11 +303,34 @@ def gru(
 
     All else as in `simple_rnn`, with W [D, 3H], U [H, 3H], b [3H] and candidate_bias c_n [H].
     """
-    y, (h,) = _recur(cells.GRU, 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form)
+    y, (h,) = _recur("gru", 1, params, x, lengths, initial=initial, reverse=reverse, dtype=dtype, form=form, truncate=truncate)
     return y, h
 
 
-def _orthogonal_gates(gates: int) -> Callable:
+def bidirectional(
+    run: Callable[..., tuple[jax.Array, Any]],
+    forwards: Params,
+    backwards: Params,
+    x: jax.Array,
+    lengths: jax.Array | None = None,
+    **options: Any,
+) -> tuple[jax.Array, tuple[Any, Any]]:
+    """Two recurrences, one in each direction of time within an example's length (Schuster & Paliwal, 1997).
+
+    Args:
+      run: `simple_rnn`, `lstm` or `gru`.
+      forwards, backwards: the parameters of each.
+      x, lengths: as there.
+      options: as there, but for `initial` and `reverse`.
+
+    Returns:
+      y [n, T, 2H], the forward half first, and the final state of each.
+    """
+    made = [run(params, x, lengths, reverse=reverse, **options) for params, reverse in ((forwards, False), (backwards, True))]
+    return jnp.concatenate([y for y, _ in made], -1), (made[0][1], made[1][1])
+
+
+def orthogonal_gates(gates: int) -> Callable:
     """Initializer of [H, gates * H]: an orthogonal matrix for each gate (Saxe et al., ICLR 2014)."""
 
     def init(key, shape, dtype):
@@ -250,7 +340,8 @@ def _orthogonal_gates(gates: int) -> Callable:
     return init
 
 
-def _forget_one(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def forget_one(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Initializer of an LSTM's bias [4H]: 1 for the forget gate."""
     return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1)
 
 
@@ -259,6 +350,7 @@ class _Recurrent(nn.Module):
     reverse: bool = False
     dtype: Any = None
     form: str = "auto"
+    truncate: int | None = None
 
     run: ClassVar[Callable] = staticmethod(simple_rnn)
     gates: ClassVar[int] = 1
@@ -270,18 +362,18 @@ class _Recurrent(nn.Module):
         h, wide = self.features, self.gates * self.features
         params = {
             "input_kernel": self.param("input_kernel", nn.initializers.lecun_normal(), (x.shape[-1], wide), jnp.float32),
-            "recurrent_kernel": self.param("recurrent_kernel", _orthogonal_gates(self.gates), (h, wide), jnp.float32),
+            "recurrent_kernel": self.param("recurrent_kernel", orthogonal_gates(self.gates), (h, wide), jnp.float32),
             "bias": self.param("bias", self.bias_init, (wide,), jnp.float32),
         }
         if self.run is gru:
             params["candidate_bias"] = self.param("candidate_bias", nn.initializers.zeros, (h,), jnp.float32)
         dtype = self.dtype or current_scope().compute
-        options: dict[str, Any] = {"initial": initial, "reverse": self.reverse, "dtype": dtype, "form": self.form}
-        return self.run(params, x, lengths, **options)
+        options: dict[str, Any] = {"reverse": self.reverse, "form": self.form, "truncate": self.truncate}
+        return self.run(params, x, lengths, initial=initial, dtype=dtype, **options)
 
 
 class SimpleRNN(_Recurrent):
-    """`simple_rnn` as a layer of `features` H; `reverse`, `dtype` and `form` as there. Parameters are float32."""
+    """`simple_rnn` as a layer of `features` H; `reverse`, `dtype`, `form`, `truncate` as there. Parameters are float32."""
 
 
 class LSTM(_Recurrent):
@@ -290,7 +382,7 @@ class LSTM(_Recurrent):
     The forget gate's bias starts at 1 (Jozefowicz et al., ICML 2015), so that memory is kept at first.
     """
 
-    run, gates, bias_init = staticmethod(lstm), 4, staticmethod(_forget_one)
+    run, gates, bias_init = staticmethod(lstm), 4, staticmethod(forget_one)
 
 
 class GRU(_Recurrent):

@@ -2,7 +2,8 @@
 
 from medjax.report.compare import compare_runs, write_comparison
 from medjax.report.console import comparison_table, summary_table
-from medjax.report.figures import draw, learning_curves, save
+from medjax.report.curves import learning_curves
+from medjax.report.figures import draw, save
 from medjax.report.html import write_html
 
 __all__ = [

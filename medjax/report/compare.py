@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medjax import metrics
+from medjax.data.duplicates import components, same_value
 from medjax.errors import InputError
 from medjax.files import write_json, write_text
 from medjax.report import answer as say
@@ -29,7 +30,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
       folders: run folders, two or more.
 
     Raises:
-      InputError: a folder is given twice, is not of a finished classification, or the runs cannot be compared.
+      InputError: a folder is given twice, is not of a finished classification or segmentation, or the runs cannot be compared.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError(f"{', '.join(map(str, folders))}: the same run twice\ngive different runs", usage=True)
@@ -43,8 +44,8 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
 def compare(runs: Sequence[Predictions], split: str) -> dict[str, Any]:
     """Metrics of each run on the cases that all of them share, and the first run's differences to each other one.
 
-    All is measured anew from the predictions, on the same bootstrap resamples: of whole patients, a case without a patient
-    being one of its own. Between two classes, and where every case stands for itself, DeLong's test is made as well.
+    All is measured anew from the predictions, on the same bootstrap resamples: of whole patients and groups of cases, a case
+    without either being one of its own. Between two classes, and where every case stands for itself, DeLong's test is made too.
 
     Args:
       runs: two or more, the one that is asked about first.
@@ -65,11 +66,14 @@ def compare(runs: Sequence[Predictions], split: str) -> dict[str, Any]:
     first = shared[0]
     _check_truth(shared)
     clusters, ci_unit = _cluster(shared)
+    shared, defined_apart = _same_definitions(shared)
     measure, left_out = _measure_of(shared, split)
     found = _measure_all(shared, names, clusters, measure)
     notes = _notes(runs, names, split, len(first.id), clusters, left_out)
+    if defined_apart:
+        notes.append(f"Not compared, as the runs define it otherwise: {', '.join(map(words.name_metric, defined_apart))}")
     delong = {}
-    if first.label.ndim == 1 and len(first.classes) == 2:
+    if first.measures is None and first.label.ndim == 1 and len(first.classes) == 2:
         if len(np.unique(clusters)) == len(clusters) and not _grouped(runs):
             delong = {name: _delong(first, other) for name, other in zip(names[1:], shared[1:], strict=True)}
         else:
@@ -96,7 +100,9 @@ def compare(runs: Sequence[Predictions], split: str) -> dict[str, Any]:
         "delong": delong,
         "notes": notes,
         "definitions": {
-            name: text for name, text in metrics.DEFINITIONS.items() if any(name in of for of in found["metrics"].values())
+            name: text
+            for name, text in {**metrics.DEFINITIONS, **(first.report.get("definitions") or {})}.items()
+            if any(name in of for of in found["metrics"].values())
         },
     }
 
@@ -130,7 +136,9 @@ def _align(runs: Sequence[Predictions]) -> list[Predictions]:
 
 def _take(run: Predictions, index: np.ndarray) -> Predictions:
     fields = ("id", "patient", "label", "pred", "score")
-    return run._replace(**{name: getattr(run, name)[index] for name in fields})
+    group = None if run.group is None else run.group[index]
+    measures = None if run.measures is None else {name: table[index] for name, table in run.measures.items()}
+    return run._replace(group=group, measures=measures, **{name: getattr(run, name)[index] for name in fields})
 
 
 def _check_truth(runs: Sequence[Predictions]) -> None:
@@ -147,15 +155,30 @@ def _refuse(first: Predictions, run: Predictions, differs: np.ndarray, what: str
 
 
 def _cluster(runs: Sequence[Predictions]) -> tuple[np.ndarray, str]:
-    """(cluster of each case as text [n], "patient" or "case")."""
+    """(cluster of each case as text [n], "patient", "group" or "case"): patients, joined where any run has a group of cases."""
     first = runs[0]
     patient = first.patient
     for run in runs[1:]:
         differs = (patient != "") & (run.patient != "") & (patient != run.patient)
         _refuse(first, run, differs, "patient", "compare runs on the same data")
         patient = np.where(patient == "", run.patient, patient)
-    alone = np.char.add("case ", first.id)
-    return np.where(patient == "", alone, np.char.add("patient ", patient)), "patient" if (patient != "").any() else "case"
+    own = np.where(patient == "", np.char.add("case ", first.id), np.char.add("patient ", patient))
+    pairs = [same_value(values) for values in (own, *(run.group for run in runs if run.group is not None))]
+    joined = components(len(own), *(np.concatenate(side) for side in zip(*pairs, strict=True)))
+    if len(np.unique(joined)) < len(np.unique(own)):
+        return np.char.add("group ", joined.astype(str)), "group"
+    return own, "patient" if (patient != "").any() else "case"
+
+
+def _same_definitions(runs: Sequence[Predictions]) -> tuple[list[Predictions], list[str]]:
+    """(the runs without measures that their reports define otherwise, such as by another tolerance; the names of these)."""
+    said = [run.report.get("definitions") or {} for run in runs]
+    apart = [name for name in runs[0].measures or () if len({of.get(name) for of in said}) > 1]
+    kept = [
+        run._replace(measures=run.measures and {name: x for name, x in run.measures.items() if name not in apart})
+        for run in runs
+    ]
+    return kept, apart
 
 
 def _measure_of(runs: Sequence[Predictions], split: str) -> tuple[Measure, list[str]]:
@@ -165,6 +188,9 @@ def _measure_of(runs: Sequence[Predictions], split: str) -> tuple[Measure, list[
     ordinal = "kappa" in both
 
     def measure(run: Predictions, rows: np.ndarray) -> dict[str, float]:
+        if run.measures is not None:
+            tables = {name: np.abs(table[rows]) for name, table in run.measures.items()}  # errors of both signs must not cancel
+            return metrics.summarise(tables, run.classes)
         values = run.label[rows], run.score[rows], run.pred[rows], run.classes
         return metrics.multilabel(*values) if run.label.ndim == 2 else metrics.classification(*values, ordinal=ordinal)
 
@@ -206,7 +232,8 @@ def _measure_all(
             key.rpartition("/")[0] for key, value in points.items() if key.endswith(f"/{i}") and not math.isfinite(value)
         ]
         if lacking:
-            undefined[name] = {metric: metrics.why_undefined(metric) for metric in lacking}
+            why = metrics.why_undefined if runs[0].measures is None else metrics.why_unmeasured
+            undefined[name] = {metric: why(metric) for metric in lacking}
     return {
         "metrics": {name: entries("value", str(i), n=n) for i, name in enumerate(names)},
         "comparisons": {name: entries("difference", f"-{i}") for i, name in enumerate(names) if i},
@@ -220,8 +247,8 @@ def _labelled(run: Predictions) -> int:
 
 
 def _grouped(runs: Sequence[Predictions]) -> bool:
-    """Whether a run knows of groups of cases that belong together, such as near-copies, besides patients."""
-    return any(run.report.get("ci_unit") == "group" for run in runs)
+    """Whether a run knows of groups of cases, such as near-copies, that its predictions do not name."""
+    return any(run.report.get("ci_unit") == "group" and run.group is None for run in runs)
 
 
 def _delong(first: Predictions, other: Predictions) -> dict[str, Any]:
@@ -252,7 +279,8 @@ def _notes(
         notes.append("No run was tested: choices were made on these validation cases, so that values flatter")
     prints = {(run.report.get("data") or {}).get("fingerprint") for run in runs}
     if len(prints) > 1:
-        notes.append("The runs read different files: cases are held to be the same where their ids and truths are")
+        same = "ids are" if runs[0].measures is not None else "ids and truths are"
+        notes.append(f"The runs read different files: cases are held to be the same where their {same}")
     single = np.char.startswith(clusters, "case ")
     if _grouped(runs):
         notes.append(

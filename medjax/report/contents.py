@@ -131,6 +131,10 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         lack = f"; {patients['cases_without']:,} cases without one" if patients["cases_without"] else ""
         each = f"{spread['median']:.0f} cases each, at most {spread['max']:.0f}"
         found.append(f"patients: {patients['number']:,}; in the median {each}{lack}")
+    for name, of in record.get("boxes", {}).get("classes", {}).items():
+        side = f", {of['side']['min']:.0f} to {of['side']['max']:.0f} pixels a side, {of['side']['median']:.0f} in the median"
+        found.append(f"boxes of {name}: {of['n']:,} in {of['images']:,} images{side if of['n'] else ''}")
+    found += record.get("boxes", {}).get("notes", [])
     same, near = audit["identical"], audit["near_copies"]
     found.append(f"identical content: {_copies(same['sets'], same['files'])}")
     if near["searched"]:

@@ -18,7 +18,9 @@ from medjax.files import write_bytes
 from medjax.report import answer as say
 from medjax.report import figures as drawing
 from medjax.report import words
+from medjax.report.curves import learning_curves
 
+LONGEST = 40  # entries of a list among the settings
 FAILURES = ("hits", "misses", "failures")
 CALIBRATION = ("calibration", "reliability")
 CURVES = "learning_curves.png"
@@ -49,7 +51,7 @@ def write_html(run_dir: str | Path, *, draw_curves: bool = True) -> Path:
     metrics = _read_lines(run / "metrics.jsonl")
     if draw_curves and metrics:
         (run / "figures").mkdir(exist_ok=True)
-        curves = drawing.learning_curves(metrics, monitor=str(report.get("monitor") or ""), best_step=report.get("best_step"))
+        curves = learning_curves(metrics, monitor=str(report.get("monitor") or ""), best_step=report.get("best_step"))
         drawing.write_png(curves, run / "figures" / CURVES)
     figures = _read_figures(run / "figures", report.get("figures") or [])
     page = render(report, read_object(run / "config.json"), read_object(run / "environment.json"), metrics, figures)
@@ -309,7 +311,9 @@ def flatten(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or "none"
+        # A vocabulary is a setting too: config.json has all of it.
+        more = [f"and {len(value) - LONGEST:,} more"] if len(value) > LONGEST else []
+        return ", ".join([*map(_plain, value[:LONGEST]), *more]) or "none"
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medjax import metrics
 from medjax.errors import InputError
 from medjax.report.html import read_object
 
 SPLITS = ("test", "cv", "val")  # the one that counts first
-FIRST, MISSING = ["id", "patient", "truth", "pred"], "missing"
+FIRST, MISSING, GROUP = ["id", "patient", "truth", "pred"], "missing", "group"
 MEND = "restore the file, or evaluate the run again"
 
 
@@ -29,6 +30,9 @@ class Predictions(NamedTuple):
       label: int [n] or, with several labels a case, int8 [n, K]; -1 where it is missing.
       pred: int [n] or [n, K].
       score: float64 [n, K].
+      group: text [n] of cases that belong together, such as near-copies; None where the table names none.
+      measures: of a segmentation, {measure: float64 [n, K]} of each class in a case, NaN where it has none; its label, pred and
+        score are empty. None otherwise.
     """
 
     folder: Path
@@ -39,6 +43,8 @@ class Predictions(NamedTuple):
     label: np.ndarray
     pred: np.ndarray
     score: np.ndarray
+    group: np.ndarray | None = None
+    measures: dict[str, np.ndarray] | None = None
 
 
 def choose_split(folders: Sequence[Path]) -> str:
@@ -57,39 +63,34 @@ def choose_split(folders: Sequence[Path]) -> str:
 
 
 def read_predictions(folder: Path, split: str) -> Predictions:
-    """Read RUN/report.json and RUN/predictions/SPLIT.csv of a classification, of one label a case or several.
+    """Read RUN/report.json and RUN/predictions/SPLIT.csv of a classification, of one label a case or several, or of a
+    segmentation.
 
     Raises:
-      InputError: one of them is not there, is damaged, or is not of a classification.
+      InputError: one of them is not there, is damaged, or is of neither.
     """
     report = read_object(folder / "report.json", required=True)
     classes, path = tuple(report.get("classes") or ()), _table_of(folder, split)
+    if report.get("task") == "segmentation":
+        return _read_measures(folder, report, classes, path)
+    if report.get("task") == "detection":
+        raise InputError(
+            f"{folder}: is a detection, and runs of detection are not compared side by side\n"
+            "its report compares it with its baselines; predictions/SPLIT.json is for COCO's own tools",
+            usage=True,
+        )
     columns = [*FIRST, *(f"score/{name}" for name in classes)]
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            several = header == [*columns, MISSING]
-            if not classes or not (several or header == columns):
-                raise InputError(f"{path}: is not of a classification into the classes of report.json\n{MEND}")
-            lines = [(reader.line_num, line) for line in reader]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})\n{MEND}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no UTF-8 table ({error})\n{MEND}") from error
-    if odd := next((number for number, line in lines if len(line) != len(header)), None):
-        raise InputError(f"{path}, line {odd}: does not have the {len(header)} columns of the first line\n{MEND}")
+    header, lines = _read_table(path)
+    rest = header[len(columns) :]
+    several = rest[:1] == [MISSING]
+    if not classes or header[: len(columns)] != columns:
+        raise InputError(f"{path}: is not of a classification into the classes of report.json\n{MEND}")
     k, read = len(classes), _read_labels if several else _read_label
+    missing, group = len(columns), header.index(GROUP) if GROUP in rest else None
     columns_of: tuple[list, ...] = ([], [], [], [], [])
-    seen: set[str] = set()
     for number, line in lines:
-        if line[0] in seen:
-            raise InputError(
-                f"{path}, line {number}: the id {line[0]!r} is there twice\ngive the files of the data other names"
-            )
-        seen.add(line[0])
         try:
-            values = (*line[:2], *read(line, classes), [float(value) for value in line[len(FIRST) : len(FIRST) + k]])
+            values = (*line[:2], *read(line, classes, missing), [float(value) for value in line[len(FIRST) : len(FIRST) + k]])
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}\n{MEND}") from error
         for column, value in zip(columns_of, values, strict=True):
@@ -105,21 +106,63 @@ def read_predictions(folder: Path, split: str) -> Predictions:
         np.array(label, np.int64).reshape(shape),
         np.array(pred, np.int64).reshape(shape),
         np.array(score, np.float64).reshape(len(lines), k),
+        None if group is None else np.array([line[group] for _, line in lines], str),
     )
 
 
-def _read_label(line: list[str], classes: tuple[str, ...]) -> tuple[int, int]:
+def _read_measures(folder: Path, report: dict[str, Any], classes: tuple[str, ...], path: Path) -> Predictions:
+    header, lines = _read_table(path)
+    there = [name for name in metrics.SEGMENTATION_MEASURES if all(f"{name}/{label}" in header for label in classes)]
+    if not classes or header[:2] != FIRST[:2] or not there:
+        raise InputError(f"{path}: is not of a segmentation into the classes of report.json\n{MEND}")
+    try:
+        found = {
+            name: np.array([[float(line[header.index(f"{name}/{label}")] or "nan") for label in classes] for _, line in lines])
+            for name in there
+        }
+    except ValueError as error:
+        raise InputError(f"{path}: {error}\n{MEND}") from error
+    none = np.zeros(len(lines), np.int64)
+    case, patient = (np.array([line[i] for _, line in lines], str) for i in (0, 1))
+    group = np.array([line[header.index(GROUP)] for _, line in lines], str) if GROUP in header else None
+    return Predictions(folder, report, classes, case, patient, none, none, np.zeros((len(lines), 0)), group, found)
+
+
+def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """(names of the columns, (number, fields) of each further line): lines as long as the first, each id once."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            lines = [(reader.line_num, line) for line in reader]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})\n{MEND}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no UTF-8 table ({error})\n{MEND}") from error
+    if odd := next((number for number, line in lines if len(line) != len(header)), None):
+        raise InputError(f"{path}, line {odd}: does not have the {len(header)} columns of the first line\n{MEND}")
+    seen: set[str] = set()
+    for number, line in lines:
+        if line[0] in seen:
+            raise InputError(
+                f"{path}, line {number}: the id {line[0]!r} is there twice\ngive the files of the data other names"
+            )
+        seen.add(line[0])
+    return header, lines
+
+
+def _read_label(line: list[str], classes: tuple[str, ...], missing: int) -> tuple[int, int]:
     """(label, pred) of a row with one label."""
     truth, pred = line[2:4]
     return _number(truth, classes) if truth else -1, _number(pred, classes)
 
 
-def _read_labels(line: list[str], classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(label, pred) int8 [K] of a row with several labels."""
-    truth, pred, missing = (_flags(names, classes) for names in (line[2], line[3], line[-1]))
-    if np.any(truth * missing):
+def _read_labels(line: list[str], classes: tuple[str, ...], missing: int) -> tuple[np.ndarray, np.ndarray]:
+    """(label, pred) int8 [K] of a row with several labels, whose column `missing` names those not known."""
+    truth, pred, unknown = (_flags(names, classes) for names in (line[2], line[3], line[missing]))
+    if np.any(truth * unknown):
         raise ValueError("a class is both true and missing")
-    return truth - missing, pred
+    return truth - unknown, pred
 
 
 def _flags(names: str, classes: tuple[str, ...]) -> np.ndarray:

@@ -67,10 +67,10 @@ def logistic(k: int, *, multilabel: bool = False) -> Baseline:
         of_val = reduce(project, val)
 
         def candidate(c: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-            fitted = _linear_labels(reduced, label, c) if multilabel else _linear_classes(reduced, label, c, k)
+            fitted = linear_labels(reduced, label, c) if multilabel else linear_classes(reduced, label, c, k)
             return {**project, **fitted}, score(fitted, of_val)
 
-        return _best(candidate, (1e-4, 1e-3, 1e-2, 1e-1, 1.0), val["label"])
+        return best_setting(candidate, (1e-4, 1e-3, 1e-2, 1e-1, 1.0), val["label"])
 
     def reduce(arrays: Mapping[str, np.ndarray], cases: Cases) -> np.ndarray:
         return np.concatenate([(x - arrays["mean"]) @ arrays["components"] for x in _read_pixels(cases)])
@@ -101,7 +101,7 @@ def header(k: int, *, multilabel: bool = False) -> Baseline:
             made = _forest_of_labels(x, label, int(leaf)) if multilabel else _forest(x, label, int(leaf), k, TREES)
             return made, predict(made, val)["score"]
 
-        return _best(candidate, (3, 10, 30), val["label"])
+        return best_setting(candidate, (3, 10, 30), val["label"])
 
     def predict(arrays: Mapping[str, np.ndarray], cases: Cases) -> Rows:
         x = np.asarray(cases["header"], np.float32)
@@ -124,7 +124,7 @@ def _vote(arrays: Mapping[str, np.ndarray], root: np.ndarray, x: np.ndarray) -> 
     return arrays["value"][node].mean(1)
 
 
-def _best(candidate: Callable[[float], tuple], settings: tuple, label: np.ndarray) -> dict[str, np.ndarray]:
+def best_setting(candidate: Callable[[float], tuple], settings: tuple, label: np.ndarray) -> dict[str, np.ndarray]:
     """The candidate (arrays, score of validation data) of the smallest log-loss; its setting is kept as `setting`."""
     best = np.inf
     arrays: dict[str, np.ndarray] = {}
@@ -180,15 +180,16 @@ def _prior(label: np.ndarray) -> float:
     return float((label[known] == 1).mean()) if known.any() else 0.5
 
 
-def _linear_classes(x: np.ndarray, label: np.ndarray, c: float, k: int) -> dict[str, np.ndarray]:
+def linear_classes(x: np.ndarray, label: np.ndarray, c: float, k: int) -> dict[str, np.ndarray]:
+    """`coef` [K, F] and `intercept` [K] of a logistic regression of x [n, F] on label int [n] in 0 to K - 1, ridge 1 / c."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=c, max_iter=2000).fit(x, label)
     return {"coef": _all_classes(model, "coef_", k), "intercept": _all_classes(model, "intercept_", k)}
 
 
-def _linear_labels(x: np.ndarray, label: np.ndarray, c: float) -> dict[str, np.ndarray]:
-    """One row a label; a label of one kind only gets its prevalence."""
+def linear_labels(x: np.ndarray, label: np.ndarray, c: float) -> dict[str, np.ndarray]:
+    """As `linear_classes` for labels [n, K] of 1, 0 or -1 (missing), each by itself; a label of one kind its prevalence."""
     from sklearn.linear_model import LogisticRegression
 
     coef = np.zeros((label.shape[1], x.shape[1]))

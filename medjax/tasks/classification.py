@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +32,7 @@ from medjax.tasks.images import (
 )
 from medjax.tasks.saliency import explain_with
 from medjax.tasks.supervised import supervised
+from medjax.tasks.tables import score_columns, write_cases
 
 __all__ = [
     "calibrate",
@@ -73,6 +72,15 @@ def classification(
       where an augmentation such as `mixup` gives one; rows and outputs are `score` [n, K], probabilities.
     """
 
+    loss = class_loss(smoothing=smoothing, class_weights=class_weights)
+    return supervised(model, tx, inputs=inputs, loss=loss, outputs=class_outputs, views=views)
+
+
+def class_loss(
+    *, smoothing: float = 0.0, class_weights: Sequence[float] | np.ndarray | None = None
+) -> Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]:
+    """The loss of `classification`: (logits [n, K], batch) -> (cross-entropy [n], weight [n], 0 where the label is missing)."""
+
     def loss(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         label = batch["label"]
         k = logits.shape[-1]
@@ -81,10 +89,12 @@ def classification(
         target = (1 - smoothing) * soft + smoothing / k
         return optax.softmax_cross_entropy(logits, target), jnp.where(label >= 0, weight, 0.0)
 
-    def outputs(logits: jax.Array) -> dict[str, jax.Array]:
-        return {"score": jax.nn.softmax(logits.astype(jnp.float32))}
+    return loss
 
-    return supervised(model, tx, inputs=inputs, loss=loss, outputs=outputs, views=views)
+
+def class_outputs(logits: jax.Array) -> dict[str, jax.Array]:
+    """`score`, the softmax of logits [n, K] in float32."""
+    return {"score": jax.nn.softmax(logits.astype(jnp.float32))}
 
 
 def measure(
@@ -117,16 +127,10 @@ def define_at(prevalence: float) -> dict[str, str]:
 
 
 def write(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, str]:
-    """{".csv": table} with columns id, patient, truth, pred, score/CLASS..."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["id", "patient", "truth", "pred", *(f"score/{name}" for name in classes)])
-    for case, patient, label, pred, score in zip(
-        cases["id"], cases["patient"], cases["label"], rows["pred"], rows["score"], strict=True
-    ):
-        truth = classes[label] if label >= 0 else ""
-        table.writerow([case, patient, truth, classes[pred], *(f"{s:.9g}" for s in score)])
-    return {".csv": out.getvalue()}
+    """{".csv": table} with columns id, patient, truth, pred, score/CLASS..., and group where it is known."""
+    truth = [classes[label] if label >= 0 else "" for label in cases["label"]]
+    pred = [classes[p] for p in rows["pred"]]
+    return {".csv": write_cases(cases, {"truth": truth, "pred": pred, **score_columns(rows["score"], classes)})}
 
 
 def figures(

@@ -15,7 +15,7 @@ from medjax.config import Decide, Experiment, Optimizer
 from medjax.core import About, Batch, Job
 from medjax.data import augment
 from medjax.data.folders import image_source
-from medjax.data.layouts import Joined, Layout, open_layout
+from medjax.data.layouts import Joined, Layout, open_layout, open_own
 from medjax.errors import InputError
 from medjax.models.weights import normalise_imagenet, normalise_xrv, pretrained
 from medjax.tasks.classification import classification, classification_job
@@ -111,15 +111,9 @@ Find = Callable[[Any], Layout]  # the settings of an experiment -> its data
 
 
 def find_layout(config: Config, **options: Any) -> Layout:
-    """The layout of --data.path.
-
-    Raises:
-      InputError (usage): no path is given.
-    """
-    if not config.data.path:
-        raise InputError("this experiment has no data of its own\ngive yours: --data.path PATH", usage=True)
+    """The layout of --data.path, which must be one of pictures, see `open_own`."""
     wanted = {"classes": config.data.classes, "labels": config.data.labels, **options}
-    return open_layout(config.data.path, config.layout, **wanted)
+    return open_own(config.data.path, config.layout, "pictures", **wanted)
 
 
 def medmnist(flag: str, size: int = 28) -> Find:
@@ -141,7 +135,7 @@ def resolve(config: C, find: Find = find_layout) -> C:
     if classes and kind != "auto" and form != "auto":
         return config
     layout = find(config)
-    kind = layout.kind if kind == "auto" else kind
+    kind = layout.kind if kind == "auto" and layout.kind in ("single", "ordinal", "multi") else kind
     form = look_at(layout.sources) if form == "auto" else form
     data = dataclasses.replace(config.data, classes=tuple(classes or layout.classes))
     return dataclasses.replace(config, data=data, kind=kind, image=dataclasses.replace(config.image, form=form))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ from medjax.tasks import decisions, pictures
 from medjax.tasks.images import Channels, Fit, Windows, image_preprocess, standardised, window_first
 from medjax.tasks.saliency import explain_with
 from medjax.tasks.supervised import supervised
+from medjax.tasks.tables import score_columns, write_cases
 
 BETWEEN = "|"  # names in one field of a table
 
@@ -53,19 +52,37 @@ def multilabel(
       outputs are `score` [n, K], probabilities.
     """
 
+    return supervised(model, tx, inputs=inputs, loss=label_loss(pos_weight=pos_weight), outputs=label_outputs, views=views)
+
+
+def label_loss(
+    *, pos_weight: Sequence[float] | np.ndarray | None = None, weights: Sequence[float] | np.ndarray | None = None
+) -> Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]:
+    """The loss of `multilabel`: (logits [n, K], batch) -> (mean cross-entropy over the known labels [n], weight [n]).
+
+    Args:
+      pos_weight: as there.
+      weights: of each label in the mean [K], 1 by default: what several tasks count beside each other.
+    """
+
     def loss(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         target = batch.get("target", batch["label"]).astype(jnp.float32)
-        known = target >= 0
-        weight = 1.0 if pos_weight is None else jnp.asarray(pos_weight, jnp.float32)
+        if target.ndim == 1:  # cases to predict on have one label, -1, whatever is asked
+            target = jnp.broadcast_to(target[:, None], logits.shape)
+        each_weight = jnp.ones(target.shape[-1]) if weights is None else jnp.asarray(weights, jnp.float32)
+        counts = jnp.where(target >= 0, each_weight, 0.0)
+        positive = 1.0 if pos_weight is None else jnp.asarray(pos_weight, jnp.float32)
         # log p and log(1 - p) of the sigmoid, without overflow.
-        each = -(weight * target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits))
-        count = known.sum(-1).astype(jnp.float32)
-        return jnp.where(known, each, 0.0).sum(-1) / jnp.maximum(count, 1.0), count / target.shape[-1]
+        each = -(positive * target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits))
+        count = counts.sum(-1)
+        return jnp.where(counts > 0, counts * each, 0.0).sum(-1) / jnp.maximum(count, 1e-12), count / each_weight.sum()
 
-    def outputs(logits: jax.Array) -> dict[str, jax.Array]:
-        return {"score": jax.nn.sigmoid(logits.astype(jnp.float32))}
+    return loss
 
-    return supervised(model, tx, inputs=inputs, loss=loss, outputs=outputs, views=views)
+
+def label_outputs(logits: jax.Array) -> dict[str, jax.Array]:
+    """`score`, the sigmoid of logits [n, K] in float32."""
+    return {"score": jax.nn.sigmoid(logits.astype(jnp.float32))}
 
 
 def measure(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, float]:
@@ -74,23 +91,17 @@ def measure(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, fl
 
 
 def write(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, str]:
-    """{".csv": table} with columns id, patient, truth, pred, score/CLASS..., missing.
+    """{".csv": table} with columns id, patient, truth, pred, score/CLASS..., missing, and group where it is known.
 
     Several names in a field are joined by "|"; `missing` names the classes whose truth is not known.
     """
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["id", "patient", "truth", "pred", *(f"score/{name}" for name in classes), "missing"])
 
-    def names(which: np.ndarray) -> str:
-        return BETWEEN.join(name for name, there in zip(classes, which, strict=True) if there)
+    def names(where: np.ndarray) -> list[str]:
+        return [BETWEEN.join(name for name, there in zip(classes, row, strict=True) if there) for row in where]
 
     truth = pictures.per_class(cases["label"], len(classes))
-    for case, patient, label, pred, score in zip(
-        cases["id"], cases["patient"], truth, rows["pred"], rows["score"], strict=True
-    ):
-        table.writerow([case, patient, names(label == 1), names(pred), *(f"{s:.9g}" for s in score), names(label < 0)])
-    return {".csv": out.getvalue()}
+    columns = {"truth": names(truth == 1), "pred": names(rows["pred"]), **score_columns(rows["score"], classes)}
+    return {".csv": write_cases(cases, {**columns, "missing": names(truth < 0)})}
 
 
 def figures(

@@ -210,3 +210,32 @@ def hits_and_misses(rows: Rows, cases: Cases, classes: Sequence[str], *, windows
         "called without being there), one of each group. Above each: the truth, and the probability that the network gave.",
         {"rows": lines},
     )
+
+
+def decision_curve(truth: np.ndarray, score: np.ndarray, others: Mapping[str, np.ndarray]) -> Figure:
+    """Net benefit of treating by a risk, beside treating all or none and the baselines', over thresholds up to .6.
+
+    Args: as of `roc_beside`, scores probabilities.
+    """
+    t = np.linspace(0.01, 0.6, 60)
+    everyone = metrics.net_benefit(truth, np.ones(len(truth)), t)
+    lines = [{"label": "network", "x": t, "y": metrics.net_benefit(truth, score, t), "style": "network"}]
+    lines += [{"label": name, "x": t, "y": metrics.net_benefit(truth, values, t)} for name, values in others.items()]
+    lines += [
+        {"label": "treat all", "x": t, "y": everyone, "style": "--"},
+        {"label": "treat none", "x": t, "y": 0 * t, "style": ":"},
+    ]
+    share = float((truth == 1).sum() / max((truth >= 0).sum(), 1))
+    return Figure(
+        "lines",
+        "Decision curve",
+        "Whom to treat, if treating pays from a risk t on: true positives less false positives at the odds of t, a case. "
+        "A model is of use at the thresholds where its line lies above those of treating all and none.",
+        {
+            "lines": lines,
+            "xlabel": "threshold t",
+            "ylabel": "net benefit",
+            "xlim": (0, 0.6),
+            "ylim": (-0.3 * share, 1.1 * share),
+        },
+    )

@@ -49,6 +49,7 @@ def supervised(
     loss: Callable[[Any, Batch], tuple[jax.Array, jax.Array]],
     outputs: Callable[[Any], dict[str, jax.Array]],
     views: Callable[[jax.Array], jax.Array] | None = None,
+    back: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] | None = None,
 ) -> Task:
     """A Task from a model, an optimizer and a per-example loss.
 
@@ -59,6 +60,7 @@ def supervised(
       loss: (y, batch) -> (values [n], weight [n]): per-example loss and its weight, 0 where the label is missing.
       outputs: y -> {name: array [n, ...]}, what `predict` gives and `evaluate` passes on.
       views: x [n, ...] -> [n, v, ...], views of each example, itself the first, that `predict` averages the outputs over.
+      back: outputs {name: [n, v, ...]} of the views -> the same laid on the example, where a view moves what they are of.
 
     Returns:
       Task whose objective is sum(weight * mask * values) / sum(weight * mask) over the global batch.
@@ -105,6 +107,7 @@ def supervised(
         n, v = many.shape[:2]
         y = model.apply(variables, many.reshape(n * v, *many.shape[2:]), train=False)
         y, seen = jax.tree.map(lambda a: a.reshape(n, v, *a.shape[1:]), (y, outputs(y)))
+        seen = seen if back is None else back(seen)
         return jax.tree.map(lambda a: a[:, 0], y), jax.tree.map(lambda a: a.mean(1), seen)
 
     def evaluate(state: State, batch: Batch, axis: str | None = None) -> dict[str, jax.Array]:

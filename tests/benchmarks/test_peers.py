@@ -23,7 +23,12 @@ SMALL = (
     cases.Case("dcgan", "dcgan", {"latent": 5, "features": 2, "channels": 2, "batch": 3}, 1),
     cases.Case("lstm", "recurrent", {"cell": "lstm", **SEQUENCE}, 1),
     cases.Case("gru", "recurrent", {"cell": "gru", **SEQUENCE}, 1),
+    *(
+        cases.Case(f"{cell}_packed", "recurrent", {"cell": cell, **SEQUENCE, "shortest": 2}, 1)
+        for cell in ("simple", "lstm", "gru")
+    ),
 )
+GRU = next(case for case in SMALL if case.name == "gru")
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +95,7 @@ def test_the_check_sees_a_difference(monkeypatch):
 
     monkeypatch.setattr(peer, "fill", careless)
     with pytest.raises(worker.Disagreement, match="gru/infer: the output differs"):
-        worker.measure_case(SMALL[-1], ("infer",), plan=TINY, vs="torch", emit=lambda row: None, connect=Near)
+        worker.measure_case(GRU, ("infer",), plan=TINY, vs="torch", emit=lambda row: None, connect=Near)
 
 
 def test_arrays_must_have_a_place_on_both_sides():
@@ -116,7 +121,7 @@ def test_first_step_is_from_the_latents_of_the_task():
 
 
 def test_a_peer_in_a_process_of_its_own(tmp_path):
-    case = SMALL[-1]
+    case = GRU
     problem = networks.build(case.family, case.sizes)
     values = worker._values(networks.start(problem))
     near = peer.build(case.family, case.sizes, values, problem.batch)
@@ -142,3 +147,19 @@ def test_a_peer_that_cannot_begin():
         pytest.raises(remote.PeerFailed, match="the peer"),
     ):
         far.output()
+
+
+def test_both_sides_write_the_same_texts():
+    sizes = {"batch": 4, "source": 9, "most": 12, "width": 3, "pieces": 40, "words": 8, "encoder": 8, "features": 16}
+    row = bench.load("beam").measure({**sizes, "repeats": 1})
+    assert row["agreement"] == 1
+    assert row["compiled"] == 1
+    assert row["pieces"] > 0
+
+
+def test_three_detectors_find_the_same_boxes():
+    sizes = {"batch": 2, "height": 64, "width": 96, "classes": 2, "encoder": 8, "features": 16, "depth": 1, "most": 20}
+    row = bench.load("detector").measure({**sizes, "repeats": 1})
+    assert row["agreement"] == {"host": 1, "torch": 1}
+    assert row["compiled"] == 1
+    assert row["boxes"] == 40

@@ -84,6 +84,15 @@ def test_npz_that_is_no_medmnist(tmp_path):
     fails(lambda: open_layout(file, "medmnist"), file)
 
 
+@pytest.mark.parametrize("shape", [(3, 28, 28, 2), (3, 28, 28, 4), (3, 28, 28, 1), (3, 784), (3, 28, 28, 28, 3)])
+def test_a_number_of_channels_that_no_picture_has_is_told(tmp_path, shape):
+    """Two or four channels are not the slices of a volume."""
+    made = {f"{split}_{kind}": np.zeros((3, 28, 28, 3) if kind == "images" else (3, 1), np.uint8)
+            for split in ("train", "val", "test") for kind in ("images", "labels")}  # fmt: skip
+    np.savez(tmp_path / "x.npz", **{**made, "val_images": np.zeros(shape, np.uint8)})
+    fails(lambda: open_layout(tmp_path / "x.npz", "medmnist"), "x.npz: val_images", str(list(shape)), "[n, H, W, 3]")
+
+
 def test_a_damaged_medmnist_member_is_told_when_it_is_read(tmp_path):
     file = make.write_medmnist(tmp_path)
     data = bytearray(file.read_bytes())

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from medjax.core import Cases
-from medjax.data.pipeline import Prefetch, pipeline
+from medjax.core import Cases, Examples
+from medjax.data.pipeline import BLOCK, Prefetch, drawn_shapes, pipeline
 
 
 def make_cases(n, *, label=None, group=None):
@@ -63,6 +63,38 @@ def test_epochs_are_shuffled_anew():
     batch = pipeline(make_cases(50), 50, seed=0)
     orders = {batch(step)["index"].tobytes() for step in range(5)}
     assert len(orders) == 5
+
+
+def by_size(sizes):
+    """Examples of one column "row" as long as the longest case of a batch needs."""
+    sizes = np.asarray(sizes)
+
+    def cut(cases, rng):
+        return {"row": np.zeros((len(cases), sizes[cases.index].max()))}
+
+    return Examples(cut, None, None, lambda cases: sizes[cases.index])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([4, 8, 16]), min_size=1, max_size=90), st.integers(1, 9), st.integers(0, 3))
+def test_batches_of_about_one_length_visit_each_case_as_often(sizes, batch_size, seed):
+    examples, cases = by_size(sizes), make_cases(len(sizes))
+    batch = pipeline(cases, batch_size, seed=seed, examples=examples)
+    made = [batch(step) for step in range(2 * BLOCK)]
+    plain = [pipeline(cases, batch_size, seed=seed)(step)["index"] for step in range(2 * BLOCK)]
+    for block in (slice(0, BLOCK), slice(BLOCK, None)):
+        drawn = np.concatenate([of["index"] for of in made[block]])
+        np.testing.assert_array_equal(np.sort(drawn), np.sort(np.concatenate(plain[block])))
+        lengths = np.asarray(sizes)[drawn].reshape(BLOCK, batch_size)
+        # In a block at most one batch stands between two lengths.
+        assert (lengths.min(1) < lengths.max(1)).sum() <= len(set(sizes)) - 1
+    assert all(of["row"].shape[1] == np.asarray(sizes)[of["index"]].max() for of in made)
+    other = pipeline(cases, batch_size, seed=seed, examples=examples)
+    for step in (2 * BLOCK - 1, 0, BLOCK, 5):
+        np.testing.assert_array_equal(other(step)["index"], made[step]["index"])
+    shapes = [of["row"].shape[1] for of in drawn_shapes(cases, batch_size, examples)]
+    assert shapes == sorted(set(sizes))
+    assert {of["row"].shape[1] for of in made} <= set(shapes)
 
 
 def test_cases_are_shuffled_evenly():

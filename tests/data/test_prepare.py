@@ -304,7 +304,7 @@ def test_values_that_are_not_finite_are_refused_with_the_files_name(own_cache, n
     rows = [{"id": str(i), "label": 0, "path": f"folder/{i}.dat", name: np.zeros((70, 2), np.float32)} for i in range(3)]
     rows[2][name][5, 1] = value
     fails(lambda: prepare({"all": Source(rows)}, keep), "folder/2.dat", name)
-    fails(lambda: read_cases(Source(rows), keep), "folder/2.dat", name)
+    fails(lambda: list(read_cases(Source(rows), keep)), "folder/2.dat", name)
     assert left(own_cache) == []
 
 
@@ -345,14 +345,22 @@ def test_text_may_differ_in_length_and_numbers_in_kind():
 
 def test_no_cases_are_refused():
     fails(lambda: prepare({"all": Source([])}, keep), "no cases")
-    fails(lambda: read_cases(Source([]), keep), "no cases")
+    fails(lambda: list(read_cases(Source([]), keep)), "no cases")
 
 
 def test_cases_for_prediction_are_not_cached(own_cache):
-    cases = read_cases(Source(examples()), keep)
+    (cases,) = read_cases(Source(examples()), keep)
     assert cases["id"].tolist() == [e["id"] for e in examples()]
     np.testing.assert_array_equal(cases["image"], [e["image"] for e in examples()])
     assert left(own_cache) == []
+
+
+@pytest.mark.parametrize(("most", "lengths"), [(1, [1] * 6), (2.5 * 4096, [2, 2, 2])])
+def test_cases_for_prediction_come_in_parts_that_fit(most, lengths):
+    rows = [{"id": str(i), "label": 0, "image": np.full((64, 64), i, np.uint8)} for i in range(6)]
+    parts = list(read_cases(Source(rows), keep, most=most))
+    assert [len(part) for part in parts] == lengths
+    np.testing.assert_array_equal(np.concatenate([part["image"][:, 0, 0] for part in parts]), np.arange(6))
 
 
 # Several processes and kills ----------------------------------------------------------------------------------------------

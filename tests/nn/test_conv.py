@@ -703,3 +703,20 @@ def test_both_paths_count_the_same_flops(problem):
         step = jax.value_and_grad(lambda x, w, c=convolve: problem.by(c)(x, w).sum(), (0, 1))
         counts.append(count_flops(jax.make_jaxpr(step)(*problem.arrays())))
     assert counts[0] == pytest.approx(counts[1])
+
+
+def test_a_point_kernel_with_a_stride_has_one_gradient():
+    """oneDNN 3.2 gave it another, and a wrong one, at every call on AVX2 with two threads."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(16, 32, 32, 4)).astype(np.float32), rng.normal(size=(1, 1, 4, 8)).astype(np.float32)
+    g = rng.normal(size=(16, 16, 16, 8)).astype(np.float32)
+
+    @jax.jit
+    def gradient(w):
+        y = conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return (y * g).sum()
+
+    gradient = jax.jit(jax.grad(gradient))
+    truth = np.einsum("nhwc,nhwo->co", x[:, ::2, ::2].astype(np.float64), g)
+    for _ in range(20):
+        np.testing.assert_allclose(gradient(w)[0, 0], truth, rtol=1e-4, atol=1e-3)

@@ -132,13 +132,14 @@ sys.path.insert(0, {!r})
 import importlib.metadata
 """
 NO_EXTRA = "from medjax.nn.onednn import supply; supply.LIBRARY = 'no-such-distribution'\n"
+SETTLED = 3  # rounds after which XLA has all of its own threads, some of which it starts late
 THREADS = """
 import threading, jax
 many = jax.pmap(lambda x: conv_general_dilated(x, w, (1,), "VALID", dimension_numbers=channels_last(3)))
 wide = np.stack([x] * 8)
 from concurrent.futures import ThreadPoolExecutor
 counts = []
-for _ in range(3):
+for _ in range(6):
     with ThreadPoolExecutor(8) as pool:
         for y in pool.map(lambda i: many(wide), range(16)):
             assert np.linalg.norm(np.asarray(y)[-1] - truth) < 1e-4
@@ -310,7 +311,7 @@ def test_threads_are_as_many_as_allowed(outcomes):
 
 def test_threads_do_not_grow_with_callers(outcomes):
     counts = outcomes["good"].told["counts"]
-    assert counts[-1] <= counts[0] + 2
+    assert counts[-1] <= counts[SETTLED] + 2
 
 
 # Several processes, and killed ones.
@@ -432,6 +433,7 @@ print(json.dumps({"plans": held[0], "scratch": held[1], "sizes": sizes}))
 """
 
 
+@pytest.mark.slow
 def test_a_thousand_shapes_again_and_again_leave_memory_bounded(built):
     library = built[1].library
     done = subprocess.run(

@@ -1,3 +1,4 @@
+import itertools
 import re
 from functools import partial
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.experimental import rnn as cudnn_rnn
+from jaxlib import gpu_rnn
 
-from medjax.nn import GRU, LSTM, SimpleRNN, recurrent
+from medjax.nn import GRU, LSTM, SimpleRNN, cells, cudnn, recurrent
 
 RUNS = {"rnn": recurrent.simple_rnn, "lstm": recurrent.lstm, "gru": recurrent.gru}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -175,8 +178,7 @@ def test_packed_sequences_of_pytorch(kind):
     (out**2).sum().backward()
 
     def ours(x):
-        y, final = zip(*(RUNS[kind](p, x, jnp.array(lengths), reverse=r, form="auto") for p, r in zip(both, (False, True))))
-        y = jnp.concatenate(y, -1)
+        y, final = recurrent.bidirectional(RUNS[kind], *both, x, jnp.array(lengths))
         return (y**2).sum(), (y, final)
 
     dx, (y, final_) = jax.jit(jax.grad(ours, has_aux=True))(x)
@@ -188,6 +190,98 @@ def test_packed_sequences_of_pytorch(kind):
             close(jnp.stack(a), b.detach().numpy())
     else:
         close(jnp.stack(final_), final.detach().numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_that_carry_the_state_are_the_whole(kind):
+    """Streaming: what is left of each example's length in a chunk, and the state of the chunk before."""
+    n, steps, cuts = 3, 11, (0, 4, 5, 11)
+    p, initial, lengths = weights(kind, 2, 5), states(kind, n, 5), np.array([11, 0, 6])
+    x = np.random.default_rng(0).normal(size=(n, steps, 2)).astype(np.float32)
+    parts, state = [], initial
+    for a, b in itertools.pairwise(cuts):
+        y, state = RUNS[kind](p, x[:, a:b], np.clip(lengths - a, 0, b - a), initial=state)
+        parts.append(y)
+    y, final = numpy_loop(kind, p, x, lengths, initial, False)
+    close((np.concatenate(parts, 1), jax.tree.leaves(state)), (y, list(final)))
+
+
+@pytest.mark.parametrize(("kind", "form", "reverse"), [("lstm", "saved", False), ("gru", "reference", True)])
+def test_truncated_gradients_stop_between_chunks(kind, form, reverse):
+    n, steps, size = 2, 11, 4
+    p, initial = weights(kind, 2, 5), states(kind, n, 5)
+    x = np.random.default_rng(0).normal(size=(n, steps, 2)).astype(np.float32)
+    initial = initial if isinstance(initial, tuple) else (initial,)
+
+    def theirs(p, x, state):
+        def step(state, inputs):
+            x, cut = inputs
+            stopped = jax.tree.map(lambda a: jnp.where(cut, lax.stop_gradient(a), a), state)
+            state = cell(kind, p, x, stopped, jnp)
+            return state, (state[-1] ** 2).sum()
+
+        t = np.arange(steps)
+        xs = jnp.swapaxes(x, 0, 1)[::-1] if reverse else jnp.swapaxes(x, 0, 1)
+        state, totals = lax.scan(step, state, (xs, (t > 0) & (t % size == 0)))
+        return totals.sum() + state[-1].sum(), state[-1]
+
+    def ours(p, x, state, truncate=size):
+        state = state if kind == "lstm" else state[0]
+        y, final = RUNS[kind](p, x, initial=state, reverse=reverse, form=form, truncate=truncate)
+        h = jax.tree.leaves(final)[-1]
+        return (y**2).sum() + h.sum(), h
+
+    truncated, truth = (jax.jit(jax.grad(f, (0, 1, 2), has_aux=True))(p, x, initial) for f in (ours, theirs))
+    close(truncated, truth, 2e-6)
+    whole = jax.jit(jax.grad(partial(ours, truncate=None), has_aux=True))(p, x, initial)
+    close(whole[1], truncated[1])
+    assert distance(whole[0]["recurrent_kernel"], truncated[0][0]["recurrent_kernel"]) > 1e-2
+    with pytest.raises(ValueError, match="truncate=0"):
+        ours(p, x, initial, truncate=0)
+
+
+@pytest.mark.parametrize(("reverse", "lengths"), [(False, None), (True, [6, 0, 4])])
+def test_cudnn_gets_its_own_layout(monkeypatch, reverse, lengths):
+    """All around cuDNN's call is ours; JAX's own reference implementation stands in for the call."""
+
+    def call(x, h, c, w, lengths, *sizes):
+        *sizes, dropout, both = sizes
+        return cudnn_rnn.lstm_ref(x, h, c, *cudnn_rnn.unpack_lstm_weights(w, *sizes, both), lengths, *sizes, dropout, both)
+
+    monkeypatch.setattr(cudnn_rnn, "lstm", call)
+    n, steps, d, h = 3, 6, 2, 4
+    p, initial = weights("lstm", d, h), states("lstm", n, h)
+    assert cudnn.pack(p).shape == (cudnn_rnn.get_num_params_in_lstm(d, h, 1, False),)
+    x = np.random.default_rng(0).normal(size=(n, steps, d)).astype(np.float32)
+    xs = np.swapaxes(x, 0, 1)
+    keep = None if lengths is None else (np.arange(steps)[:, None] < np.array(lengths))[..., None]
+    if reverse:
+        xs, keep = xs[::-1], None if keep is None else keep[::-1]
+
+    def loss(p, xs, run):
+        final, hs = run(p, jnp.asarray(xs), initial, keep)
+        hs = hs if keep is None else jnp.where(keep, hs, 0)
+        return (hs**2).sum() + sum((a**3).sum() for a in final), (final, hs)
+
+    ours, truth = (
+        jax.jit(partial(jax.grad(loss, (0, 1), has_aux=True), run=run))(p, xs)
+        for run in (partial(cudnn.lstm, reverse), partial(recurrent._reference, cells.LSTM, jnp.float32))
+    )
+    close(ours, truth)
+
+
+def test_a_run_can_say_which_form_it_takes(monkeypatch):
+    said = {platform: recurrent.recurrent_form(platform) for platform in ("cpu", "cuda", "tpu")}
+    assert said == {"cpu": "saved", "cuda": "reference", "tpu": "reference"}
+    assert recurrent.recurrent_form("cpu", form="reference") == "reference"
+    # Without the CUDA plugin "cudnn" is what "auto" is, and traces nothing of cuDNN.
+    assert recurrent.recurrent_form("gpu", form="cudnn") == "reference"
+    close(energy(weights("rnn", 3, 4), np.ones((2, 9, 3)), "cudnn"), energy(weights("rnn", 3, 4), np.ones((2, 9, 3))))
+    monkeypatch.setattr(gpu_rnn, "_cuda_rnn", object())
+    assert recurrent.recurrent_form("gpu", form="cudnn") == "cudnn"
+    assert recurrent.recurrent_form("cpu", form="cudnn") == "saved"
+    assert recurrent.recurrent_form("gpu", jnp.bfloat16, form="cudnn") == "reference"
+    assert recurrent.recurrent_form("gpu", cell="gru", form="cudnn") == "reference"
 
 
 @settings(max_examples=3, deadline=None, derandomize=True)
@@ -208,7 +302,9 @@ def test_small_shapes(kind, size, data):
         return (y**2).sum() + sum((a**3).sum() for a in jax.tree.leaves(final)), y
 
     y, _ = numpy_loop(kind, p, x, lengths, initial, reverse)
-    reference, saved = (jax.jit(jax.grad(partial(run, form=form), (0, 1), has_aux=True))(p, x) for form in recurrent.FORMS[1:])
+    reference, saved = (
+        jax.jit(jax.grad(partial(run, form=form), (0, 1), has_aux=True))(p, x) for form in ("reference", "saved")
+    )
     close(saved[1], y)
     close(saved[0], reference[0])
 
@@ -311,7 +407,7 @@ def test_the_platform_chooses_the_form():
 
     assert loops("auto", "cpu") == loops("saved", "cpu")
     assert loops("auto", "cuda") == loops("reference", "cuda") != loops("saved", "cuda")
-    with pytest.raises(ValueError, match="auto, reference, saved"):
+    with pytest.raises(ValueError, match="auto, reference, saved, cudnn"):
         energy(p, x, "quick")
 
 
@@ -329,3 +425,13 @@ def test_layers_hold_the_parameters_and_start_well():
     np.testing.assert_array_equal(params["bias"], np.repeat([0, 1, 0, 0], 4))
     for u in np.split(np.asarray(params["recurrent_kernel"]), 4, -1):
         np.testing.assert_allclose(u @ u.T, np.eye(4), atol=1e-5)
+
+
+def test_the_form_is_said_once(capsys):
+    from medjax.nn import recurrent
+
+    recurrent._tell.cache_clear()
+    x = jnp.ones((2, 3, 4))
+    for _ in range(2):
+        recurrent.GRU(5).init(jax.random.key(0), x)
+    assert capsys.readouterr().err.count("recurrence: gru, a scan with a backward pass of its own") == 1

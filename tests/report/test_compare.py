@@ -16,18 +16,19 @@ from medjax.errors import InputError
 from medjax.files import write_json, write_text
 from medjax.report import compare_runs, comparison_table, write_comparison
 from medjax.report.predictions import read_predictions
-from medjax.tasks import classification, multilabel
+from medjax.tasks import classification, multilabel, segmentation
 
 EVIL = "<script>alert('x')</script>"
 
 
-def make_cases(label, *, patient=None, first=0):
+def make_cases(label, *, patient=None, group=None, first=0):
     n = len(label)
     return Cases(
         {
             "id": np.array([f"scan{i:04d}" for i in range(first, first + n)]),
             "patient": np.full(n, "") if patient is None else patient,
             "label": label,
+            **({} if group is None else {"group": group}),
         }
     )
 
@@ -49,9 +50,9 @@ def scores(label, k, lift, seed):
     return {"score": score, "pred": score.argmax(1)}
 
 
-def make_pair(folder, *, n=150, k=2, patient=None, lifts=(2.5, 1.0), **more):
+def make_pair(folder, *, n=150, k=2, patient=None, group=None, lifts=(2.5, 1.0), **more):
     label = np.random.default_rng(0).integers(k, size=n)
-    cases, classes = make_cases(label, patient=patient), ("no", "yes", "maybe")[:k]
+    cases, classes = make_cases(label, patient=patient, group=group), ("no", "yes", "maybe")[:k]
     rows = [scores(label, k, lift, seed) for seed, lift in enumerate(lifts, start=1)]
     runs = [write_run(folder / name, cases, r, classes, **more) for name, r in zip("abcd", rows)]
     return runs, label, rows
@@ -114,6 +115,50 @@ def test_groups_that_predictions_do_not_name_are_spoken_of(tmp_path):
     assert not found["delong"]
 
 
+def test_groups_that_predictions_name_are_drawn_whole(tmp_path):
+    """Near-copies, of patients known or not, stay together, and so does all that a patient and a group have in common."""
+    copies = np.arange(150) // 2
+    runs, label, rows = make_pair(tmp_path, group=copies, ci_unit="group")
+    found = compare_runs(runs)
+    assert (found["ci_unit"], found["cases"]["clusters"]) == ("group", 75)
+    assert not found["delong"]
+    assert not any("narrower" in note or "No patient" in note for note in found["notes"])
+
+    def measure(r):
+        return lambda i: metrics.classification(label[i], r["score"][i], r["pred"][i], ("no", "yes"))
+
+    expected = metrics.paired_bootstrap(measure(rows[0]), measure(rows[1]), 150, copies)
+    for metric, entry in found["comparisons"]["b"].items():
+        assert entry["ci95"] == pytest.approx(expected[metric]["ci95"], abs=1e-6), metric
+
+    patient = np.array([f"p{i // 4}" if i < 100 else "" for i in range(150)])  # cases 0 to 99: 25 patients of 2 groups each
+    found = compare_runs(make_pair(tmp_path / "patients", group=copies, patient=patient)[0])
+    assert (found["ci_unit"], found["cases"]["clusters"]) == ("group", 25 + 25)
+    within = compare_runs(make_pair(tmp_path / "within", group=patient_numbers(patient), patient=patient)[0])
+    assert (within["ci_unit"], within["cases"]["clusters"]) == ("patient", 25 + 50)
+
+
+def patient_numbers(patient):
+    """A group for each patient, and for each case without one."""
+    return np.unique(np.where(patient == "", np.arange(len(patient)).astype(str), patient), return_inverse=True)[1]
+
+
+def test_a_group_is_named_by_its_first_case_and_further_columns_do_no_harm(tmp_path):
+    runs, *_ = make_pair(tmp_path, n=6, group=np.array([5, 9, 5, 2, 9, 9]))
+    path = runs[0] / "predictions" / "test.csv"
+    table = path.read_text().splitlines()
+    assert table[0] == "id,patient,truth,pred,score/no,score/yes,group"
+    assert [line.rpartition(",")[2][-1] for line in table[1:]] == list("010311")
+    path.write_text("\n".join([table[0] + ",reader", *(line + ",me" for line in table[1:])]) + "\n")
+    assert read_predictions(runs[0], "test").group.tolist() == [f"scan000{i}" for i in "010311"]
+    several, first = tmp_path / "several", make_cases(np.int8([[1, 0], [-1, 1], [0, 0]]), group=np.array([0, 1, 0]))
+    rows = {"score": np.full((3, 2), 0.5), "pred": np.int8([[1, 1], [0, 1], [0, 0]])}
+    write_run(several, first, rows, ("a", "b"), module=multilabel)
+    read = read_predictions(several, "test")
+    assert read.group.tolist() == ["scan0000", "scan0001", "scan0000"]
+    assert read.label.tolist() == first["label"].tolist()
+
+
 def test_cases_are_matched_by_id(tmp_path):
     runs, label, (a, b) = make_pair(tmp_path)
     order = np.random.default_rng(5).permutation(150)[:120]
@@ -172,6 +217,54 @@ def test_several_labels_with_missing_ones(tmp_path):
         compare_runs([runs[0], plain])
 
 
+def make_segmentations(folder, *, definitions=({}, {})):
+    """Two runs over 30 cases of 15 patients, the first better at the second class, which some cases lack."""
+    rng = np.random.default_rng(4)
+    cases = make_cases(np.ones((30, 2), np.int8), patient=np.repeat([f"p{i}" for i in range(15)], 2))
+    worse = rng.uniform(0.5, 0.8, (30, 2))
+    worse[::5, 1] = np.nan
+    better = worse + np.array([0.0, 0.1]) + rng.normal(0, 0.01, (30, 2))
+    tables = [{"dice": x, "nsd": x, "volume_error": rng.normal(0, 0.1, (30, 2))} for x in (better, worse)]
+    report = {"task": "segmentation", "monitor": "dice", "values": {"dice": {"value": 0.7}}}
+    runs = [
+        write_run(folder / name, cases, rows, ("liver", "tumour"), module=segmentation, definitions=of, **report)
+        for name, rows, of in zip("ab", tables, definitions)
+    ]
+    return runs, tables
+
+
+def test_segmentations_by_their_cases(tmp_path):
+    runs, (a, b) = make_segmentations(tmp_path)
+    found = compare_runs(runs)
+    assert found["cases"] == {"shared": 30, "labelled": 30, "clusters": 15}
+    assert found["delong"] == {}
+    for name, rows in (("a", a), ("b", b)):
+        means = np.nanmean(rows["dice"], axis=0)
+        of = found["metrics"][name]
+        assert of["dice"]["value"] == pytest.approx(means.mean(), abs=1e-8)
+        assert of["dice/tumour"]["value"] == pytest.approx(means[1], abs=1e-8)
+        assert of["volume_error"]["value"] == pytest.approx(np.abs(rows["volume_error"]).mean(), abs=1e-8)
+    lo, hi = found["comparisons"]["b"]["dice/tumour"]["ci95"]
+    assert 0.08 < lo < np.nanmean(a["dice"][:, 1]) - np.nanmean(b["dice"][:, 1]) < hi < 0.12
+    lo, hi = found["comparisons"]["b"]["dice/liver"]["ci95"]
+    assert lo < 0 < hi
+    assert "a is better" in write_comparison(found, tmp_path / "out").read_text()
+
+
+def test_measures_of_another_definition_are_not_compared(tmp_path):
+    runs, _ = make_segmentations(tmp_path, definitions=({"nsd": "within 1 mm"}, {"nsd": "within 2 mm"}))
+    found = compare_runs(runs)
+    assert "nsd" not in found["metrics"]["a"]
+    assert any("define it otherwise" in note for note in found["notes"])
+
+
+def test_a_segmentation_beside_a_classification_is_refused(tmp_path):
+    (run, _), _ = make_segmentations(tmp_path)
+    (other, _), _, _ = make_pair(tmp_path / "other")
+    with pytest.raises(InputError, match="compare runs of one task"):
+        compare_runs([run, other])
+
+
 def test_missing_labels_are_left_out(tmp_path):
     label = np.random.default_rng(0).integers(-1, 2, 90)
     cases = make_cases(label)
@@ -228,7 +321,7 @@ def edit(run, old, new):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda run: change(run, task="segmentation"), "segmentation into no, yes"),
+        (lambda run: change(run, task="segmentation"), "is not of a segmentation into"),
         (lambda run: (run / "report.json").unlink(), "no report.json"),
         (lambda run: (run / "report.json").write_text("{"), "not valid JSON"),
         (lambda run: shutil.rmtree(run / "predictions"), "no predictions/test.csv"),

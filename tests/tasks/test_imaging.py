@@ -21,6 +21,7 @@ from medjax.tasks.imaging import Augmentation, Config, Image, Network, image_job
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import make_layouts as make
 
+pytestmark = pytest.mark.usefixtures("brief")
 SMALL = Train(steps=2, batch_size=8, eval_every=2, checkpoint_every=2)
 STILL = Augmentation(rotate=0, scale=0, shift=0, gamma=0, gain=0, noise=0)
 WINDOWS = ((40.0, 80.0), (600.0, 2800.0))
@@ -66,10 +67,11 @@ def test_a_run_on_each_layout(name, tmp_path):
         np.testing.assert_allclose(score.sum(1), 1, atol=1e-5)
 
 
-def test_a_run_needs_its_data_no_more_to_predict(tmp_path):
+def test_a_run_needs_its_data_no_more_to_predict(tmp_path, all_devices):
     data = make.write_class_folders(tmp_path / "data", n=20) or tmp_path / "data"
     config = resolve(settings(data))
     done = medjax.train(image_job(config, question="?", name="x"), config, tmp_path / "run", quiet=True)
+    assert (done.engine.kind, done.engine.devices) == ("pmap", 8)
     one = next((tmp_path / "data" / "pneumonia").iterdir())
     kept = one.rename(tmp_path / f"kept{one.suffix}")
     (tmp_path / "data").rename(tmp_path / "elsewhere")

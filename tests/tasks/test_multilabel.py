@@ -318,3 +318,13 @@ def test_a_run_keeps_the_sensitivity_on_validation(run):
     _, done = run
     for name in CLASSES:
         assert done.report["metrics"]["val"][f"sensitivity/{name}"]["value"] >= 0.8
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_cases_without_any_label_count_for_nothing(n):
+    """As many cases as classes, or not: nothing may be broadcast by chance."""
+    logits = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+    values, weight = task_file.label_loss()(logits, {"label": np.full(n, -1)})
+    assert values.shape == weight.shape == (n,)
+    assert not np.asarray(weight).any()
+    assert np.isfinite(values).all()

@@ -14,10 +14,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+from medjax.data.records import Variable
 from medjax.errors import InputError
 
 # Layouts that much fits, the more demanding first.
-GENERAL = ("class_folders", "table")
+GENERAL = ("yolo", "long_table", "images_masks", "class_folders", "table", "text_table", "text_files")
+
+
+Content = Literal[
+    "pictures",
+    "masks",
+    "boxes",
+    "records",
+    "texts",
+    "texts with entities",
+    "pairs of texts",
+    "pictures with texts",
+    "pairs of images",
+    "k-space",
+]
 
 
 class Layout(NamedTuple):
@@ -27,14 +42,36 @@ class Layout(NamedTuple):
       sources: {split or "all": Source}.
       classes: names, in the order of the labels.
       kind: "single" for one class out of several (label int, -1 missing), "ordinal" where their order counts, "multi" for any
-        number of them (label int8 [K] of 1, 0, -1 missing).
+        number of them (label int8 [K] of 1, 0, -1 missing), "masks" where each voxel is of one (`classes` in the order of a
+        mask's values, "background" first), "boxes" where each box in a picture is of one, "restore" for pairs of a worse and
+        a better image, "kspace" for scans; of records also "steps" and "survival", see `medjax.data.records`; of texts also
+        "spans" and "pairs", see `medjax.data.texts`.
       about: what was found and by which rules, in a sentence or two.
+      variables: of records, in the order of their numbers; of nothing else.
+      statics: names of what records hold once, in the order of `static`.
+      texts: of texts, the parts that a case has: "text", and "target" of pairs, alone where it is written from pictures.
     """
 
     sources: Mapping[str, Any]
     classes: tuple[str, ...]
-    kind: Literal["single", "multi", "ordinal"]
+    kind: Literal["single", "multi", "ordinal", "masks", "boxes", "restore", "kspace", "steps", "survival", "spans", "pairs"]
     about: str
+    variables: tuple[Variable, ...] = ()
+    statics: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> Content:
+        """What its cases are, in words."""
+        if self.texts:
+            if self.kind == "pairs":
+                return "pairs of texts" if "text" in self.texts else "pictures with texts"
+            return "texts with entities" if self.kind == "spans" else "texts"
+        if self.kind in ("restore", "kspace"):
+            return "pairs of images" if self.kind == "restore" else "k-space"
+        if self.variables:
+            return "records"
+        return self.kind if self.kind in ("masks", "boxes") else "pictures"
 
 
 def find_layouts() -> dict[str, str]:
@@ -86,6 +123,28 @@ def open_layout(path: str | Path, name: str = "", **options: Any) -> Layout:
     read = _module(found).sources
     takes = inspect.signature(read).parameters
     return read(Path(path), **{key: value for key, value in options.items() if value and key in takes})
+
+
+def open_own(path: str | None, name: str, wanted: Content, **options: Any) -> Layout:
+    """The data that a user gives an experiment, which must hold what the experiment is about.
+
+    Args:
+      path, name, **options: as of `open_layout`.
+      wanted: what the cases must be.
+
+    Raises:
+      InputError (usage): no path, or other cases; and what `open_layout` raises.
+    """
+    if not path:
+        raise InputError("this experiment has no data of its own\ngive yours: --data.path PATH", usage=True)
+    found = open_layout(path, name, **options)
+    if found.holds != wanted:
+        raise InputError(
+            f"{path}: holds no {wanted} but {found.holds}: {found.about}\n"
+            "name the layout that is meant with --layout, or take another experiment: medjax list",
+            usage=True,
+        )
+    return found
 
 
 def _module(name: str) -> ModuleType:

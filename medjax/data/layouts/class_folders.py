@@ -6,7 +6,16 @@ import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medjax.data.folders import ENDINGS_IN_WORDS, PICTURE_ENDINGS, SPLIT_NAMES, Item, by_split, case_id, picture_files
+from medjax.data.folders import (
+    ENDINGS_IN_WORDS,
+    PICTURE_ENDINGS,
+    SPLIT_NAMES,
+    Item,
+    by_split,
+    case_id,
+    drop_ending,
+    picture_files,
+)
 from medjax.data.layouts import Layout
 from medjax.data.tables import KEYS, PATIENTS, known_columns, known_values, read_split
 from medjax.errors import InputError
@@ -131,7 +140,8 @@ def _metadata(root: Path) -> tuple[tuple[str, ...], Callable[[Path, str], tuple]
     taken: dict[str, Path] = {}
 
     def look_up(file: Path, key: str) -> tuple:
-        name = next((k for k in (file.relative_to(root).as_posix(), key, file.name, file.stem) if k in known), None)
+        bare = drop_ending(file.name)  # of "a.nii.gz" the stem is "a.nii"
+        name = next((k for k in (file.relative_to(root).as_posix(), key, file.name, file.stem, bare) if k in known), None)
         if name is None:
             raise InputError(f"{table.path}: has no row for {key}\nadd it, or remove the table")
         # A bare name that fits files of two folders would give one of them the other's patient.

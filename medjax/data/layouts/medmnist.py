@@ -59,6 +59,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 ORDINAL = ("retinamnist",)
 _MEMBERS = {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
+_CHANNELS = 7  # a volume has more slices
 _BLOCK = 32 * 2**20  # bytes of images that are unpacked together
 _BLOCKS = 8  # kept in memory of each split
 
@@ -75,10 +76,13 @@ def sources(path: str | Path) -> Layout:
       path: the .npz, or a folder with one.
 
     Raises:
-      InputError: no such file, one that is not MedMNIST's or is damaged, labels outside the set's classes.
+      InputError: no such file, one that is not MedMNIST's or is damaged, images of a number of channels that no picture
+        has, labels outside the set's classes.
     """
     file = _find(Path(path))
     members = {name: Member(file, name) for name in sorted(_MEMBERS)}
+    for split in SPLITS:
+        _check_shape(members[f"{split}_images.npy"])
     labels = {split: _labels(file, split, members) for split in SPLITS}
     flag = _flag(file)
     widths = {label.shape[1] for label in labels.values()}
@@ -97,6 +101,17 @@ def sources(path: str | Path) -> Layout:
     shape = " x ".join(map(str, members["train_images.npy"].shape[1:]))
     about = f"{flag or 'a MedMNIST set of unknown name'}, {sum(map(len, found.values())):,} images of {shape}"
     return Layout(found, classes, kind, about)
+
+
+def _check_shape(images: Member) -> None:
+    """Raise InputError unless these are pictures or volumes; a last axis that is short and not 3 would pass for a volume's."""
+    shape = images.shape
+    if len(shape) == 3 or (len(shape) == 4 and (shape[-1] == 3 or min(shape[1:]) > _CHANNELS)):
+        return
+    raise InputError(
+        f"{images.file}: {images.name.removesuffix('.npy')} has the shape {list(shape)}: no picture's and no volume's\n"
+        "pictures are [n, H, W] or [n, H, W, 3], volumes [n, D, H, W]"
+    )
 
 
 def sniff(path: str | Path) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from medjax.data import boxes as boxed
 from medjax.data.folders import Item, by_split, case_id, drop_ending, picture_files
 from medjax.data.layouts import Layout
 from medjax.data.tables import check_all_there
@@ -17,18 +18,20 @@ IMAGES, LABELS, DETAILS = "stage_2_train_images", "stage_2_train_labels.csv", "s
 CLASSES = {
     "binary": ("no pneumonia", "pneumonia"),
     "three": ("normal", "abnormal without opacity", "lung opacity"),
+    "boxes": ("lung opacity",),
 }
 _DETAILS = {"Normal": 0, "No Lung Opacity / Not Normal": 1, "Lung Opacity": 2}
 
 
-def sources(path: str | Path, *, target: Literal["binary", "three"] = "binary") -> Layout:
+def sources(path: str | Path, *, target: Literal["binary", "three", "boxes"] = "binary") -> Layout:
     """Read the training images of the RSNA Pneumonia Detection Challenge (Shih et al., Radiology: AI 2019).
 
     Sex, age and view come from the DICOM files when they are prepared. The unlabelled stage_2_test_images are left out.
 
     Args:
       path: the folder with the two tables.
-      target: opacity of pneumonia or not, or the three classes of the detailed table.
+      target: opacity of pneumonia or not, the three classes of the detailed table, or the boxes of the opacities, none on
+        images without pneumonia.
 
     Raises:
       InputError: a table or column that is not there, rows that contradict each other, images that are not there.
@@ -46,6 +49,8 @@ def sources(path: str | Path, *, target: Literal["binary", "three"] = "binary") 
             raise InputError(f"{text}\nget both tables of stage 2")
     files = {drop_ending(file.name): file for file in picture_files(root / IMAGES)} if (root / IMAGES).is_dir() else {}
     check_all_there(table.path, list(label), files)
+    if target == "boxes":
+        return _boxes_of(root, label, files)
     items = [("all", Item(files[name], case_id(files[name], root), k, name)) for name, k in label.items()]
     about = f"RSNA Pneumonia stage 2, {len(items):,} images"
     if extra := len(files) - len(items):
@@ -68,6 +73,31 @@ def boxes(path: str | Path) -> dict[str, np.ndarray]:
                     f"{table.path}: row {number} holds no whole box\ngive x, y, width and height, or none"
                 ) from None
     return {key: np.array(of, np.float32).reshape(-1, 4) for key, of in found.items()}
+
+
+def _boxes_of(root: Path, label: dict[str, int], files: dict[str, Path]) -> Layout:
+    found = boxes(root)
+    items = []
+    for name, positive in label.items():
+        of = found[name].astype(np.float64)
+        if bool(len(of)) != bool(positive):
+            text = f"{root / LABELS}: {name} has Target {positive} and {len(of)} boxes"
+            raise InputError(f"{text}\ngive boxes to images of Target 1, and to them alone")
+        of[:, 2:] += of[:, :2]
+        boxed.check_corners(of, f"{root / LABELS}: {name}")
+        items.append(
+            (
+                "all",
+                boxed.BoxItem(
+                    files[name], case_id(files[name], root), of, np.zeros(len(of), np.int32), None, name, ("", "", "")
+                ),
+            )
+        )
+    number = sum(len(item.category) for _, item in items)
+    about = f"RSNA Pneumonia stage 2, {len(items):,} images with {number:,} boxes of lung opacity"
+    return Layout(
+        boxed.by_split(items, CLASSES["boxes"], root / LABELS, columns=("sex", "age", "view")), CLASSES["boxes"], "boxes", about
+    )
 
 
 def sniff(path: str | Path) -> str:

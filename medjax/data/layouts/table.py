@@ -5,17 +5,15 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from medjax.data.folders import Item, by_split, case_id, drop_ending, picture_files
 from medjax.data.layouts import Layout
-from medjax.data.tables import PATIENTS, check_all_there, known_columns, known_values, read_split
+from medjax.data.tables import FLAGS, PATIENTS, check_all_there, known_columns, known_values, read_labels, read_split
 from medjax.errors import InputError
 from medjax.formats.table import Table, open_table, read_table
 
 _PATHS = ("path", "image_path", "image", "file", "filename", "image_id", "name", "id")
 _LABELS = ("label", "class", "diagnosis", "target", "finding", "category")
-_FLAGS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": -1, "-1": -1, "-1.0": -1}
 
 
 def sources(path: str | Path, *, labels: Sequence[str] = (), classes: Sequence[str] = ()) -> Layout:
@@ -36,7 +34,7 @@ def sources(path: str | Path, *, labels: Sequence[str] = (), classes: Sequence[s
     """
     table = _find_table(Path(path))
     columns = _label_columns(table, labels)
-    values, names, multi = _labels(table, columns, classes)
+    values, names, multi = read_labels(table, columns, classes, named=columns[0] == table.find(*_LABELS))
     key, patient, split = table.need(*_PATHS), table.find(*PATIENTS), table.find("split")
     known = known_columns(table)
     files = _files(table, key)
@@ -97,7 +95,7 @@ def _label_columns(table: Table, labels: Sequence[str]) -> tuple[str, ...]:
     found = []
     for column in table.columns:
         values = {row[column] for row in table.rows}
-        if column not in taken and values <= _FLAGS.keys() and values & {"0", "1", "0.0", "1.0"}:
+        if column not in taken and values <= FLAGS.keys() and values & {"0", "1", "0.0", "1.0"}:
             found.append(column)
     if not found:
         raise InputError(
@@ -105,37 +103,6 @@ def _label_columns(table: Table, labels: Sequence[str]) -> tuple[str, ...]:
             f"name the columns: --data.labels A B, out of {', '.join(table.columns)}"
         )
     return tuple(found)
-
-
-def _labels(table: Table, columns: tuple[str, ...], classes: Sequence[str]) -> tuple[list[Any], tuple[str, ...], bool]:
-    """(label of each row, class names, whether several may be true at once)."""
-    if len(columns) > 1:
-        return [tuple(_flag(table, row, column) for column in columns) for row in table.rows], columns, True
-    (column,) = columns
-    texts = {row[column] for row in table.rows} - {"", "-1"}
-    if column != table.find(*_LABELS) and texts <= _FLAGS.keys() and not classes:
-        return [_flag(table, row, column) for row in table.rows], (f"no {column}", column), False
-    numbers = all(text.isdecimal() for text in texts)
-    names = tuple(classes) or tuple(sorted(texts, key=lambda text: (int(text) if numbers else 0, text)))
-    # Classes given by name for labels that are numbers: 0 is the first of them.
-    places = {str(k): k for k in range(len(names))} if classes and numbers else {}
-    places |= {name: k for k, name in enumerate(names)} | {"": -1, "-1": -1}
-    if strange := sorted(texts - places.keys()):
-        raise InputError(
-            f"{table.path}: {strange[0]!r} in the column {column} is not one of the classes {', '.join(names)}\n"
-            "mend it, or name your own: --data.classes A B"
-        )
-    if len(names) < 2:
-        raise InputError(f"{table.path}: the column {column} holds fewer than two classes\ngive rows of two or more")
-    return [places[row[column]] for row in table.rows], names, False
-
-
-def _flag(table: Table, row: dict[str, str], column: str) -> int:
-    if row[column] not in _FLAGS:
-        raise InputError(
-            f"{table.path}: {row[column]!r} in the column {column} is no label\ngive 1, 0, or blank where it is not known"
-        )
-    return _FLAGS[row[column]]
 
 
 def _files(table: Table, key: str, *, enough: int | None = None) -> list[Path]:

@@ -1,0 +1,62 @@
+"""Augmentations that a discriminator's gradient passes through: DiffAugment (Zhao et al., NeurIPS 2020, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+Step = Callable[[jax.Array, jax.Array], jax.Array]  # (key, image [H, W, C]) -> image
+
+
+def colour(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Brightness by up to half of the range 0..1 either way, saturation by a factor of 0 to 2, contrast of .5 to 1.5."""
+    shift, saturation, contrast = jax.random.uniform(key, (3,))
+    image = image + (shift - 0.5)
+    grey = image.mean(-1, keepdims=True)
+    image = grey + (image - grey) * (2 * saturation)
+    middle = image.mean()
+    return middle + (image - middle) * (0.5 + contrast)
+
+
+def translation(key: jax.Array, image: jax.Array, *, most: float = 1 / 8) -> jax.Array:
+    """Moved by a whole number of pixels, up to `most` of each side either way; zeros come in."""
+    sides = jnp.array(image.shape[:2])
+    reach = [int(side * most + 0.5) for side in image.shape[:2]]
+    by = jax.random.randint(key, (2,), -jnp.array(reach), jnp.array(reach) + 1)
+    # Rolled and masked: a gather would have to be scattered back in the gradient.
+    moved = jnp.roll(image, by, (0, 1))
+    inside = [(jnp.arange(n) - b >= 0) & (jnp.arange(n) - b < sides[a]) for a, (n, b) in enumerate(zip(image.shape, by))]
+    return moved * (inside[0][:, None] & inside[1][None, :])[..., None]
+
+
+def cutout(key: jax.Array, image: jax.Array, *, share: float = 1 / 2) -> jax.Array:
+    """A box of `share` of each side around a random pixel set to 0; it may lie partly outside."""
+    h, w = image.shape[:2]
+    tall, wide = int(h * share + 0.5), int(w * share + 0.5)
+    y, x = jax.random.randint(key, (2,), 0, jnp.array([h + 1 - tall % 2, w + 1 - wide % 2]))
+    rows, columns = jnp.arange(h) - y + tall // 2, jnp.arange(w) - x + wide // 2
+    hole = ((rows >= 0) & (rows < tall))[:, None] & ((columns >= 0) & (columns < wide))[None, :]
+    return jnp.where(hole[..., None], 0.0, image)
+
+
+STEPS = {"colour": colour, "translation": translation, "cutout": cutout}
+
+
+def differentiable(policy: Sequence[str]) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """(keys [n], images [n, H, W, C] in about 0..1) -> the same, each example changed by its own key; None where nothing is.
+
+    Args:
+      policy: names out of `STEPS`, in order.
+    """
+    if not policy:
+        return None
+    steps = [STEPS[name] for name in policy]
+
+    def one(key: jax.Array, image: jax.Array) -> jax.Array:
+        for i, step in enumerate(steps):
+            image = step(jax.random.fold_in(key, i), image)
+        return image
+
+    return jax.vmap(one)
