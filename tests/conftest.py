@@ -14,6 +14,7 @@ import fcntl
 import sys
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ from medjax import evaluation
 from medjax.tasks import baselines
 
 ROOT = Path(__file__).resolve().parents[1]
+# The same examples in every run, so that a green suite stays green; `pytest --hypothesis-profile default` draws others.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 # XLA's older emitters compile a training in two thirds of the time. Only runs take them: layers are held to float64's numbers
 # with those that users get. XLA ends a process at a flag that it does not know, so this is for the version that has it.
 OLDER = {"xla_cpu_use_fusion_emitters": False} if version("jaxlib").startswith("0.10.") else {}

@@ -91,10 +91,13 @@ def test_light_commands_do_not_import_jax(args):
         "heavy = {'jax', 'flax', 'optax', 'orbax', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert time.perf_counter() - began < 1.5
+    times = []
+    while not times or (min(times) >= 1.5 and len(times) < 5):  # what else the machine does must not decide
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        times.append(time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+    assert min(times) < 1.5
 
 
 def test_an_experiment_file_is_a_program():
