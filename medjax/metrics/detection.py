@@ -242,27 +242,96 @@ def sensitivity_at(fp: np.ndarray, sensitivity: np.ndarray, rates: ArrayLike = R
     return sensitivity[np.searchsorted(fp, np.asarray(rates) + 1e-12, side="right") - 1]
 
 
-def rsna(score: np.ndarray, marks: np.ndarray, positives: np.ndarray, threshold: float) -> np.ndarray:
+def rsna(kept: np.ndarray, marks: np.ndarray, positives: np.ndarray) -> np.ndarray:
     """The challenge's score of each image [n], mean over its thresholds; NaN where there is neither a true nor a kept box.
 
     https://www.kaggle.com/competitions/rsna-pneumonia-detection-challenge, "Evaluation": a hit needs an IoU greater than the
     threshold, so `marks` come from `match` with `above(RSNA)`.
 
     Args:
-      score: [n, D].
+      kept: bool [n, D], the boxes that are given.
       marks: int8 [n, D, 8].
       positives: int [n].
-      threshold: of scores that are kept.
     """
-    kept = (score >= threshold)[..., None] & (marks >= 0)
-    tp = (kept & (marks == 1)).sum(1).astype(np.float64)
-    whole = kept.sum(1) + positives[:, None] - tp
+    counted = kept[..., None] & (marks >= 0)
+    tp = (counted & (marks == 1)).sum(1).astype(np.float64)
+    whole = counted.sum(1) + positives[:, None] - tp
     return np.where(whole[:, 0] > 0, (tp / np.maximum(whole, 1)).mean(1), np.nan)
 
 
 def above(thresholds: np.ndarray) -> np.ndarray:
     """The least numbers greater than these, for which "at least" means "greater than"."""
     return np.nextafter(np.round(thresholds, 10), 1)
+
+
+def judge(
+    boxes: np.ndarray,
+    score: np.ndarray,
+    category: np.ndarray,
+    truth: np.ndarray,
+    truth_category: np.ndarray,
+    crowd: np.ndarray,
+    *,
+    classes: int,
+    rule: Rule = USUAL,
+) -> dict[str, np.ndarray]:
+    """An image's detections by all rules: `coco` int8 [D, 10], `rsna` int8 [D, 8], `hit` int32 [D], and `lesions` int32 [K].
+
+    Args: as of `match`, K `classes`, and the `rule` of `hits`.
+    """
+    args = boxes, score, category, truth, truth_category, crowd
+    return {
+        "coco": match(*args),
+        "rsna": match(*args, thresholds=above(RSNA)),
+        "hit": hits(*args, rule=rule).astype(np.int32),
+        "lesions": np.bincount(truth_category[~crowd], minlength=classes).astype(np.int32),
+    }
+
+
+def summarise(rows: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, float]:
+    """All measures over images, NaN where there is nothing to measure; those of single classes where there are several.
+
+    Args:
+      rows: of each image `score` [n, D], `category` int [n, D], what `judge` gives, `kept` bool [n, D] (the boxes at the
+        operating point) and `challenge` [n] (`rsna` of these).
+      classes: names, K.
+    """
+    score, category, hit, lesions = (rows[name] for name in ("score", "category", "hit", "lesions"))
+    found: dict[str, float] = {}
+    if not len(score):
+        return found
+    table = coco(score, category, rows["coco"], lesions)
+    held = lesions.sum(0) > 0
+    found["map"] = _mean(table["ap"][held])
+    found["map50"] = _mean(table["ap"][held, 0])
+    found["mar"] = _mean(table["recall"][held])
+    rates = sensitivity_at(*froc_curve(score.ravel(), hit.ravel(), int(lesions.sum()), len(score)))
+    found["froc"] = float(rates.mean())
+    found |= dict(zip(froc_names(), rates.tolist(), strict=True))
+    found |= at_point(rows["kept"], hit, int(lesions.sum()))
+    images = rows["challenge"][np.isfinite(rows["challenge"])]
+    found["rsna"] = float(images.mean()) if len(images) else np.nan
+    if len(classes) > 1:
+        for k, name in enumerate(classes):
+            found[f"map/{name}"], found[f"map50/{name}"] = _mean(table["ap"][k]), float(table["ap"][k, 0])
+            own = category == k
+            curve = froc_curve(score[own], hit[own], int(lesions[:, k].sum()), len(score))
+            found[f"froc_1/{name}"] = float(sensitivity_at(*curve, rates=(1.0,))[0])
+    return found
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size and np.isfinite(values).all() else np.nan
+
+
+def at_point(kept: np.ndarray, hit: np.ndarray, lesions: int) -> dict[str, float]:
+    """{"f1", "sensitivity", "ppv"} of the boxes that are kept, bool [n, D], by the lesions that they hit, int [n, D]."""
+    tp, fp = int((kept & (hit >= 0)).sum()), int((kept & (hit == -1)).sum())
+    return {
+        "f1": 2 * tp / (tp + fp + lesions) if tp + fp + lesions else np.nan,
+        "sensitivity": tp / lesions if lesions else np.nan,
+        "ppv": tp / (tp + fp) if tp + fp else np.nan,
+    }
 
 
 def froc_names(rates: Sequence[float] = RATES) -> list[str]:

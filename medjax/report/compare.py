@@ -13,6 +13,7 @@ from medjax import metrics
 from medjax.data.duplicates import components, same_value
 from medjax.errors import InputError
 from medjax.files import write_json, write_text
+from medjax.metrics import detection
 from medjax.report import answer as say
 from medjax.report import words
 from medjax.report.html import Notes, fill_template, make_cell
@@ -30,7 +31,8 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
       folders: run folders, two or more.
 
     Raises:
-      InputError: a folder is given twice, is not of a finished classification or segmentation, or the runs cannot be compared.
+      InputError: a folder is given twice, is not of a finished classification, segmentation or detection, or the runs cannot be
+        compared.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError(f"{', '.join(map(str, folders))}: the same run twice\ngive different runs", usage=True)
@@ -66,8 +68,7 @@ def compare(runs: Sequence[Predictions], split: str) -> dict[str, Any]:
     first = shared[0]
     _check_truth(shared)
     clusters, ci_unit = _cluster(shared)
-    shared, defined_apart = _same_definitions(shared)
-    measure, left_out = _measure_of(shared, split)
+    measure, left_out, defined_apart = _measure_of(shared, split)
     found = _measure_all(shared, names, clusters, measure)
     notes = _notes(runs, names, split, len(first.id), clusters, left_out)
     if defined_apart:
@@ -170,32 +171,35 @@ def _cluster(runs: Sequence[Predictions]) -> tuple[np.ndarray, str]:
     return own, "patient" if (patient != "").any() else "case"
 
 
-def _same_definitions(runs: Sequence[Predictions]) -> tuple[list[Predictions], list[str]]:
-    """(the runs without measures that their reports define otherwise, such as by another tolerance; the names of these)."""
-    said = [run.report.get("definitions") or {} for run in runs]
-    apart = [name for name in runs[0].measures or () if len({of.get(name) for of in said}) > 1]
-    kept = [
-        run._replace(measures=run.measures and {name: x for name, x in run.measures.items() if name not in apart})
-        for run in runs
-    ]
-    return kept, apart
-
-
-def _measure_of(runs: Sequence[Predictions], split: str) -> tuple[Measure, list[str]]:
-    """(run, rows -> metrics; the overall metrics that all reports have and predictions do not suffice for)."""
+def _measure_of(runs: Sequence[Predictions], split: str) -> tuple[Measure, list[str], list[str]]:
+    """(run, rows -> metrics; the overall metrics that all reports have and predictions do not suffice for; those that are left
+    out as the runs' reports define them otherwise, such as by another tolerance or hit rule).
+    """
     reported = [set((run.report.get("metrics") or {}).get(split) or {}) for run in runs]
     both = set.intersection(*reported)
     ordinal = "kappa" in both
+    boxes = runs[0].report.get("task") == "detection"
 
-    def measure(run: Predictions, rows: np.ndarray) -> dict[str, float]:
+    def measure_one(run: Predictions, rows: np.ndarray) -> dict[str, float]:
+        if run.measures is not None and boxes:
+            known = rows[run.label[rows] >= 0]
+            return detection.summarise({name: table[known] for name, table in run.measures.items()}, run.classes)
         if run.measures is not None:
             tables = {name: np.abs(table[rows]) for name, table in run.measures.items()}  # errors of both signs must not cancel
             return metrics.summarise(tables, run.classes)
         values = run.label[rows], run.score[rows], run.pred[rows], run.classes
         return metrics.multilabel(*values) if run.label.ndim == 2 else metrics.classification(*values, ordinal=ordinal)
 
-    given = measure(runs[0], np.arange(len(runs[0].id)))
-    return measure, [name for name in words.sort_metrics(both - set(given)) if "/" not in name]
+    given = measure_one(runs[0], np.arange(len(runs[0].id)))
+    overall = [name for name in words.sort_metrics(both | set(given)) if "/" not in name]
+    said = [run.report.get("definitions") or {} for run in runs]
+    # Operating points of classes are each run's own affair.
+    apart = [n for n in overall if runs[0].measures is not None and len({of.get(n) for of in said}) > 1]
+
+    def measure(run: Predictions, rows: np.ndarray) -> dict[str, float]:
+        return {name: value for name, value in measure_one(run, rows).items() if name.partition("/")[0] not in apart}
+
+    return measure, [name for name in overall if name not in given], [name for name in apart if name in given]
 
 
 def _measure_all(
@@ -279,7 +283,7 @@ def _notes(
         notes.append("No run was tested: choices were made on these validation cases, so that values flatter")
     prints = {(run.report.get("data") or {}).get("fingerprint") for run in runs}
     if len(prints) > 1:
-        same = "ids are" if runs[0].measures is not None else "ids and truths are"
+        same = "ids are" if runs[0].report.get("task") == "segmentation" else "ids and truths are"
         notes.append(f"The runs read different files: cases are held to be the same where their {same}")
     single = np.char.startswith(clusters, "case ")
     if _grouped(runs):

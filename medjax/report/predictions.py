@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ import numpy as np
 
 from medjax import metrics
 from medjax.errors import InputError
+from medjax.metrics import detection
 from medjax.report.html import read_object
 
 SPLITS = ("test", "cv", "val")  # the one that counts first
@@ -32,7 +35,8 @@ class Predictions(NamedTuple):
       score: float64 [n, K].
       group: text [n] of cases that belong together, such as near-copies; None where the table names none.
       measures: of a segmentation, {measure: float64 [n, K]} of each class in a case, NaN where it has none; its label, pred and
-        score are empty. None otherwise.
+        score are empty. Of a detection what `medjax.metrics.detection.summarise` takes, and its label stands for a case's true
+        boxes. None otherwise.
     """
 
     folder: Path
@@ -63,22 +67,18 @@ def choose_split(folders: Sequence[Path]) -> str:
 
 
 def read_predictions(folder: Path, split: str) -> Predictions:
-    """Read RUN/report.json and RUN/predictions/SPLIT.csv of a classification, of one label a case or several, or of a
-    segmentation.
+    """Read RUN/report.json and RUN/predictions/SPLIT.csv of a classification, of one label a case or several, of a
+    segmentation, or of a detection, whose boxes lie beside the table.
 
     Raises:
-      InputError: one of them is not there, is damaged, or is of neither.
+      InputError: one of them is not there, is damaged, or is of another task.
     """
     report = read_object(folder / "report.json", required=True)
     classes, path = tuple(report.get("classes") or ()), _table_of(folder, split)
     if report.get("task") == "segmentation":
         return _read_measures(folder, report, classes, path)
     if report.get("task") == "detection":
-        raise InputError(
-            f"{folder}: is a detection, and runs of detection are not compared side by side\n"
-            "its report compares it with its baselines; predictions/SPLIT.json is for COCO's own tools",
-            usage=True,
-        )
+        return _read_boxes(folder, report, classes, path)
     columns = [*FIRST, *(f"score/{name}" for name in classes)]
     header, lines = _read_table(path)
     rest = header[len(columns) :]
@@ -126,6 +126,55 @@ def _read_measures(folder: Path, report: dict[str, Any], classes: tuple[str, ...
     case, patient = (np.array([line[i] for _, line in lines], str) for i in (0, 1))
     group = np.array([line[header.index(GROUP)] for _, line in lines], str) if GROUP in header else None
     return Predictions(folder, report, classes, case, patient, none, none, np.zeros((len(lines), 0)), group, found)
+
+
+def _read_boxes(folder: Path, report: dict[str, Any], classes: tuple[str, ...], path: Path) -> Predictions:
+    """Detections matched with the true boxes anew, from SPLIT.csv, SPLIT.json and SPLIT_truth.json."""
+    header, lines = _read_table(path)
+    truth_path, found_path = (path.with_name(f"{path.stem}{ending}.json") for ending in ("_truth", ""))
+    truth = read_object(truth_path, required=True)
+    try:
+        kinds = [of["id"] for of in truth["categories"]]
+        number = {image["file_name"]: image["id"] for image in truth["images"]}
+        true = _boxes_by_image(truth["annotations"], kinds, "iscrowd")
+        given = _boxes_by_image(json.loads(found_path.read_text(encoding="utf-8")), kinds, "score")
+        rule = detection.Rule(float(truth["info"]["hit_iou"]))
+        same = [of["name"] for of in truth["categories"]] == list(classes) and header[:4] == FIRST
+        kept = np.array([[int(line[3])] for _, line in lines])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{found_path}, or {truth_path.name}: are no boxes in COCO's form ({error!r})\n{MEND}") from error
+    if not same:
+        raise InputError(f"{path}: is not of a detection of the classes of report.json\n{MEND}")
+    most = max(map(len, given.values()), default=0)
+    label, judged = np.full(len(lines), -1), []
+    for i, (_, line) in enumerate(lines):
+        own, mine = (of.get(number.get(line[0]), np.zeros((0, 6))) for of in (true, given))
+        padded = np.zeros((most, 6))
+        padded[:, 4] = -1
+        padded[: len(mine)] = mine[np.argsort(-mine[:, 5], kind="stable")]
+        score, category = padded[:, 5], padded[:, 4].astype(int)
+        args = padded[:, :4], score, category, own[:, :4], own[:, 4].astype(int), own[:, 5] > 0
+        marks = detection.judge(*args, classes=len(classes), rule=rule)
+        judged.append({"score": score, "category": category, **marks})
+        if line[0] in number:  # the same boxes, the same label
+            label[i] = int.from_bytes(hashlib.sha256(np.round(own, 2).tobytes()).digest()[:6], "big")
+    rows = {name: np.stack([of[name] for of in judged]) for name in judged[0]}
+    # Those of the highest scores were kept.
+    rows["kept"] = (np.arange(most) < kept) & (rows["category"] >= 0)
+    rows["challenge"] = detection.rsna(rows["kept"], rows["rsna"], rows["lesions"].sum(1))
+    case, patient = (np.array([line[i] for _, line in lines], str) for i in (0, 1))
+    group = np.array([line[header.index(GROUP)] for _, line in lines], str) if GROUP in header else None
+    none = np.zeros(len(lines), np.int64)
+    return Predictions(folder, report, classes, case, patient, label, none, np.zeros((len(lines), 0)), group, rows)
+
+
+def _boxes_by_image(listed: list[dict[str, Any]], kinds: list[int], last: str) -> dict[Any, np.ndarray]:
+    """{image_id: float64 [m, 6]}: left, top, right, bottom, place of the class, and the field `last`."""
+    found: dict[Any, list[list[float]]] = {}
+    for of in listed:
+        x, y, w, h = of["bbox"]
+        found.setdefault(of["image_id"], []).append([x, y, x + w, y + h, kinds.index(of["category_id"]), of[last]])
+    return {number: np.array(rows, np.float64) for number, rows in found.items()}
 
 
 def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -193,15 +193,11 @@ def row_of(found: Mapping[str, np.ndarray], one: Cases, *, classes: int, rule: m
     height, width = one["size"][0]
     cut = np.clip(found["boxes"], 0, np.array([width, height, width, height], np.float32)).astype(np.float32)
     truth = one["boxes"][0], one["category"][0], one["crowd"][0]
-    args = cut, found["score"], found["category"], *truth
     return {
         "boxes": cut,
         "score": np.asarray(found["score"], np.float32),
         "category": np.asarray(found["category"], np.int32),
-        "coco": metrics.match(*args),
-        "rsna": metrics.match(*args, thresholds=metrics.above(metrics.RSNA)),
-        "hit": metrics.hits(*args, rule=rule).astype(np.int32),
-        "lesions": np.bincount(truth[1][~truth[2]], minlength=classes).astype(np.int32),
+        **metrics.judge(cut, found["score"], found["category"], *truth, classes=classes, rule=rule),
     }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +13,7 @@ from medjax.core import About, Augment, Baseline, Cases, Examples, Job, Rows, Ta
 from medjax.metrics import detection as metrics
 from medjax.tasks import detection_figures
 from medjax.tasks.detection_cases import check
+from medjax.tasks.tables import score_columns, write_cases
 
 Keep = Literal["f1", "rsna"]
 
@@ -24,41 +23,7 @@ def measure(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, fl
     known = (cases["label"] >= 0).any(1)
     if not known.all():
         rows = {name: x[known] for name, x in rows.items()}
-    score, category, hit, lesions = (rows[name] for name in ("score", "category", "hit", "lesions"))
-    found: dict[str, float] = {}
-    if not len(score):
-        return found
-    table = metrics.coco(score, category, rows["coco"], lesions)
-    held = lesions.sum(0) > 0
-    found["map"] = _mean(table["ap"][held])
-    found["map50"] = _mean(table["ap"][held, 0])
-    found["mar"] = _mean(table["recall"][held])
-    rates = metrics.sensitivity_at(*metrics.froc_curve(score.ravel(), hit.ravel(), int(lesions.sum()), len(score)))
-    found["froc"] = float(rates.mean())
-    found |= dict(zip(metrics.froc_names(), rates.tolist(), strict=True))
-    found |= _at_point(rows["kept"], hit, int(lesions.sum()))
-    images = rows["challenge"][np.isfinite(rows["challenge"])]
-    found["rsna"] = float(images.mean()) if len(images) else np.nan
-    if len(classes) > 1:
-        for k, name in enumerate(classes):
-            found[f"map/{name}"], found[f"map50/{name}"] = _mean(table["ap"][k]), float(table["ap"][k, 0])
-            own = category == k
-            curve = metrics.froc_curve(score[own], hit[own], int(lesions[:, k].sum()), len(score))
-            found[f"froc_1/{name}"] = float(metrics.sensitivity_at(*curve, rates=(1.0,))[0])
-    return found
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size and np.isfinite(values).all() else np.nan
-
-
-def _at_point(kept: np.ndarray, hit: np.ndarray, lesions: int) -> dict[str, float]:
-    tp, fp = int((kept & (hit >= 0)).sum()), int((kept & (hit == -1)).sum())
-    return {
-        "f1": 2 * tp / (tp + fp + lesions) if tp + fp + lesions else np.nan,
-        "sensitivity": tp / lesions if lesions else np.nan,
-        "ppv": tp / (tp + fp) if tp + fp else np.nan,
-    }
+    return metrics.summarise(rows, classes)
 
 
 def calibrate(rows: Rows, cases: Cases, *, keep: Keep = "f1") -> dict[str, np.ndarray]:
@@ -70,11 +35,11 @@ def calibrate(rows: Rows, cases: Cases, *, keep: Keep = "f1") -> dict[str, np.nd
         return {"threshold": np.array(0.5)}
     tried = np.unique(held[np.linspace(0, len(held) - 1, min(len(held), 200)).astype(int)])
     if keep == "rsna":
-        images = [metrics.rsna(score, rows["rsna"][known], lesions.sum(1), float(t)) for t in tried]
+        images = [metrics.rsna(score >= t, rows["rsna"][known], lesions.sum(1)) for t in tried]
         values = [float(np.nanmean(x)) if np.isfinite(x).any() else 0.0 for x in images]
     else:
         hit, total = rows["hit"][known], int(lesions.sum())
-        values = [_at_point((score >= t) & (rows["category"][known] >= 0), hit, total)["f1"] for t in tried]
+        values = [metrics.at_point((score >= t) & (rows["category"][known] >= 0), hit, total)["f1"] for t in tried]
     return {"threshold": np.array(tried[int(np.nan_to_num(values).argmax())], np.float64)}
 
 
@@ -83,29 +48,69 @@ def decide(point: Mapping[str, np.ndarray], rows: Rows) -> Rows:
     threshold = float(point.get("threshold", 0.5))
     kept = (rows["score"] >= threshold) & (rows["category"] >= 0)
     # Of each image once, so that a resample of images only takes means.
-    return {**rows, "kept": kept, "challenge": metrics.rsna(rows["score"], rows["rsna"], rows["lesions"].sum(1), threshold)}
+    return {**rows, "kept": kept, "challenge": metrics.rsna(kept, rows["rsna"], rows["lesions"].sum(1))}
 
 
-def write(rows: Rows, cases: Cases, *, classes: Sequence[str]) -> dict[str, str | bytes]:
-    """{".csv": id, patient, truth and pred (boxes: true ones, and those kept), the highest score of each class; ".json": all
-    detections in COCO's form of results, `image_id` and `category_id` as the data has them}.
+def write(rows: Rows, cases: Cases, *, classes: Sequence[str], rule: metrics.Rule = metrics.USUAL) -> dict[str, str | bytes]:
+    """What is kept of detections.
+
+    ".csv": id, patient, truth and pred (boxes: true ones, and those kept), the highest score of each class, and group where it
+    is known. ".json": all detections in COCO's form of results, `image_id` and `category_id` as the data has them.
+    "_truth.json": the true boxes of the images in which somebody has looked for any, in COCO's form, so that other tools and
+    comparisons measure the same; `file_name` is the id, and `info` states the hit rule.
     """
-    out, listed = io.StringIO(), []
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["id", "patient", "truth", "pred", *(f"score/{name}" for name in classes)])
     known = (cases["label"] >= 0).any(1)
-    columns = [cases[name] for name in ("id", "patient", "number", "numbers")]
-    for i, (case, patient, number, numbers) in enumerate(zip(*columns, strict=True)):
-        category, score = rows["category"][i], rows["score"][i]
-        best = [score[category == k].max(initial=0.0) for k in range(len(classes))]
-        truth = int(rows["lesions"][i].sum()) if known[i] else ""
-        table.writerow([case, patient, truth, int(rows["kept"][i].sum()), *(f"{v:.9g}" for v in best)])
-        image = int(number) if str(number).isdecimal() else str(number)
-        for (x0, y0, x1, y1), k, s in zip(rows["boxes"][i].tolist(), category.tolist(), score.tolist(), strict=True):
+    numbers = _numbers(cases)
+    kinds = [int(k) for k in cases["numbers"][0]]
+    listed, true = [], _Truth(kinds, classes, rule)
+    columns = [cases[name] for name in ("id", "size", "boxes", "category", "crowd")]
+    for i, (number, case, size, *truth) in enumerate(zip(numbers, *columns, strict=True)):
+        if known[i]:
+            true.add(number, str(case), size, *truth)
+        for box, k, s in zip(*(rows[name][i].tolist() for name in ("boxes", "category", "score")), strict=True):
             if k >= 0:
-                box = [round(v, 5) for v in (x0, y0, x1 - x0, y1 - y0)]
-                listed.append({"image_id": image, "category_id": int(numbers[k]), "bbox": box, "score": float(f"{s:.9g}")})
-    return {".csv": out.getvalue(), ".json": json.dumps(listed)}
+                box = [round(v, 5) for v in _coco_box(box)]
+                listed.append({"image_id": number, "category_id": kinds[k], "bbox": box, "score": float(f"{s:.9g}")})
+    best = [np.where(rows["category"] == k, rows["score"], 0).max(1, initial=0) for k in range(len(classes))]
+    table = {
+        "truth": [int(n) if k else "" for n, k in zip(rows["lesions"].sum(1), known, strict=True)],
+        "pred": rows["kept"].sum(1).tolist(),
+        **score_columns(np.stack(best, 1), classes),
+    }
+    found: dict[str, str | bytes] = {".csv": write_cases(cases, table), ".json": json.dumps(listed)}
+    return {**found, "_truth.json": json.dumps(true.content)} if known.any() else found
+
+
+def _numbers(cases: Cases) -> list[int | str]:
+    """What COCO's results call the images: as the data does, or their ids where that would call two alike."""
+    numbers = cases["number"]
+    if len(np.unique(numbers)) < len(numbers):
+        return [str(case) for case in cases["id"]]
+    return [int(number) if str(number).isdecimal() else str(number) for number in numbers]
+
+
+def _coco_box(box: Sequence[float]) -> list[float]:
+    x0, y0, x1, y1 = box
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+class _Truth:
+    """True boxes in COCO's form as they are added, image by image."""
+
+    def __init__(self, kinds: Sequence[int], classes: Sequence[str], rule: metrics.Rule):
+        self.kinds = kinds
+        self.content: dict[str, Any] = {"info": {"hit_iou": rule.at}, "images": [], "annotations": []}
+        self.content["categories"] = [{"id": k, "name": name} for k, name in zip(kinds, classes, strict=True)]
+
+    def add(self, number: int | str, case: str, size: np.ndarray, boxes: Any, kind: np.ndarray, crowd: np.ndarray) -> None:
+        height, width = size.tolist()
+        self.content["images"].append({"id": number, "file_name": case, "height": height, "width": width})
+        notes = self.content["annotations"]
+        for box, k, many in zip(boxes.tolist(), kind.tolist(), crowd.tolist(), strict=True):
+            x, y, w, h = _coco_box(box)
+            # From 1 on: pycocotools takes a box of id 0 for one that nothing has found.
+            about = {"id": len(notes) + 1, "image_id": number, "category_id": self.kinds[k], "bbox": [x, y, w, h]}
+            notes.append({**about, "area": w * h, "iscrowd": int(many)})
 
 
 def detection_job(
@@ -145,7 +150,7 @@ def detection_job(
         measure=functools.partial(measure, classes=classes),
         baselines=baselines,
         figures=functools.partial(detection_figures.figures, classes=classes, rule=rule),
-        write=functools.partial(write, classes=classes),
+        write=functools.partial(write, classes=classes, rule=rule),
         calibrate=functools.partial(calibrate, keep=keep),
         decide=decide,
         examples=examples,

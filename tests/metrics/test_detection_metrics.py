@@ -189,7 +189,7 @@ def test_froc_by_hand():
 
 def rsna_of(args, threshold=0.5):
     marks = m.match(*args, thresholds=m.above(m.RSNA))
-    return m.rsna(args[1][None], marks[None], np.array([len(args[3])]), threshold)[0]
+    return m.rsna(args[1][None] >= threshold, marks[None], np.array([len(args[3])]))[0]
 
 
 def test_the_challenge_of_rsna_by_hand():

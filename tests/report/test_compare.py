@@ -1,9 +1,13 @@
+import contextlib
 import csv
+import functools
+import io
 import json
 import re
 import shutil
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +15,14 @@ import sklearn.metrics as sk
 from scipy import stats
 
 from medjax import cli, metrics
-from medjax.core import Cases
+from medjax.core import Cases, Ragged, stack_rows
 from medjax.errors import InputError
 from medjax.files import write_json, write_text
+from medjax.metrics import detection
 from medjax.report import compare_runs, comparison_table, write_comparison
 from medjax.report.predictions import read_predictions
-from medjax.tasks import classification, multilabel, segmentation
+from medjax.tasks import classification, detections, multilabel, segmentation
+from medjax.tasks.detection_cases import padded
 
 EVIL = "<script>alert('x')</script>"
 
@@ -251,6 +257,88 @@ def test_segmentations_by_their_cases(tmp_path):
     assert "a is better" in write_comparison(found, tmp_path / "out").read_text()
 
 
+def make_detections(folder, *, n=40, rules=(0.3, 0.3), known=None):
+    """Two runs over images of two classes, some empty, every other pair of a patient: the first's boxes lie closer."""
+    rng = np.random.default_rng(6)
+    truth = [rng.uniform(0, 70, (int(m), 2)) for m in rng.integers(0, 4, n)]
+    truth = [np.concatenate([low, low + rng.uniform(8, 30, low.shape)], 1).astype(np.float32) for low in truth]
+    kinds = [rng.integers(0, 2, len(b)).astype(np.int32) for b in truth]
+    label = np.array([[int((k == c).any()) for c in (0, 1)] for k in kinds], np.int8)
+    label[[] if known is None else ~known] = -1
+    columns = {"boxes": Ragged.of(truth), "category": Ragged.of(kinds), "number": np.arange(n).astype(str)}
+    columns |= {"crowd": Ragged.of([np.zeros(len(b), bool) for b in truth]), "size": np.full((n, 2), 100)}
+    cases = Cases({**make_cases(label, patient=np.repeat([f"p{i}" for i in range(n // 2)], 2)).columns, **columns})
+    cases = cases.extend(numbers=np.tile([3, 9], (n, 1)))
+    runs, tables = [], []
+    for seed, (name, spread, at) in enumerate(zip("ab", (1.0, 4.0), rules, strict=True)):
+        draw, rule, made = np.random.default_rng(seed), detection.Rule(at), []
+        for b, k in zip(truth, kinds, strict=True):
+            boxes = np.concatenate([b + draw.normal(0, spread, b.shape).clip(-3.9, 3.9), draw.uniform(0, 40, (2, 4)) + [0, 0, 50, 50]])
+            found = padded(boxes, draw.uniform(0.1, 1, len(boxes)), np.append(k, [0, 1]), 6)
+            args = *(found[key] for key in ("boxes", "score", "category")), b, k, np.zeros(len(b), bool)
+            made.append({**found, **detection.judge(*args, classes=2, rule=rule)})
+        rows = detections.decide({"threshold": np.float64(0.4)}, stack_rows(made))
+        report = {"task": "detection", "monitor": "map50", "definitions": dict(detection.definitions(rule, ("cyst", "stone")))}
+        module = SimpleNamespace(write=functools.partial(detections.write, rule=rule))
+        runs.append(write_run(folder / name, cases, rows, ("cyst", "stone"), module=module, **report))
+        tables.append(detections.measure(rows, cases, classes=("cyst", "stone")))
+    return runs, tables
+
+
+def test_detections_by_their_images(tmp_path):
+    """Measured anew from the files alone: what the run has said of itself, and what pycocotools says of the files."""
+    runs, tables = make_detections(tmp_path)
+    found = compare_runs(runs)
+    assert found["cases"] == {"shared": 40, "labelled": 40, "clusters": 20}
+    for name, table in zip("ab", tables, strict=True):
+        assert {m: e["value"] for m, e in found["metrics"][name].items()} == pytest.approx(table, abs=1e-6)
+    coco, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = coco.COCO(str(runs[1] / "predictions" / "test_truth.json"))
+        ran = evaluation.COCOeval(known, known.loadRes(str(runs[1] / "predictions" / "test.json")), "bbox")
+        ran.evaluate()
+        ran.accumulate()
+        ran.summarize()
+    ours = [found["metrics"]["b"][name]["value"] for name in ("map", "map50", "mar")]
+    assert ours == pytest.approx([ran.stats[0], ran.stats[1], ran.stats[8]], abs=1e-6)
+    lo, hi = found["comparisons"]["b"]["map"]["ci95"]
+    assert 0 < lo < tables[0]["map"] - tables[1]["map"] < hi
+    assert not found["delong"]
+    assert "a is better" in write_comparison(found, tmp_path / "out").read_text()
+
+
+def test_detections_of_images_that_nobody_has_looked_at_do_not_count(tmp_path):
+    runs, tables = make_detections(tmp_path, known=np.arange(40) % 4 > 0)
+    found = compare_runs(runs)
+    assert found["cases"]["labelled"] == found["metrics"]["a"]["map"]["n"] == 30
+    assert {m: e["value"] for m, e in found["metrics"]["a"].items()} == pytest.approx(tables[0], abs=1e-6)
+
+
+def test_detections_that_hit_by_other_rules_share_no_froc(tmp_path):
+    runs, _ = make_detections(tmp_path, rules=(0.3, 0.0))
+    found = compare_runs(runs)
+    assert {"map", "map50", "mar", "rsna"} <= set(found["metrics"]["a"])
+    assert not {"froc", "froc_1"} & set(found["metrics"]["a"])
+    assert any("define it otherwise" in note for note in found["notes"])
+
+
+def test_detections_whose_truth_differs_or_is_gone(tmp_path):
+    (a, b), _ = make_detections(tmp_path)
+    path = b / "predictions" / "test_truth.json"
+    truth = json.loads(path.read_text())
+    truth["annotations"][0]["bbox"][0] += 1
+    path.write_text(json.dumps(truth))
+    with pytest.raises(InputError, match="another truth for 1 case"):
+        compare_runs([a, b])
+    del truth["categories"]
+    path.write_text(json.dumps(truth))
+    with pytest.raises(InputError, match=r"are no boxes in COCO's form"):
+        compare_runs([a, b])
+    path.unlink()
+    with pytest.raises(InputError, match=r"test_truth.json is not there"):
+        compare_runs([a, b])
+
+
 def test_measures_of_another_definition_are_not_compared(tmp_path):
     runs, _ = make_segmentations(tmp_path, definitions=({"nsd": "within 1 mm"}, {"nsd": "within 2 mm"}))
     found = compare_runs(runs)
@@ -414,8 +502,6 @@ def test_the_page_holds_all_and_nothing_runs(tmp_path):
 
 
 def test_the_table_of_the_terminal(tmp_path):
-    import io
-
     from rich.console import Console
 
     runs, *_ = make_pair(tmp_path)
