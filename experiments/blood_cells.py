@@ -26,7 +26,7 @@ class Config(BoxConfig):
     optimizer: Optimizer = Optimizer(rate=2e-3, weight_decay=0.02)
     augment: Augmentation = Augmentation(shift=0.2, scale=(0.8, 1.25), flip=(0.5, 0.5))
     inference: Inference = Inference(mirror=(1,), overlap=0.5)
-    train: Train = Train(steps=2000, batch_size=8, eval_every=200, checkpoint_every=200, ema=0.99)
+    train: Train = Train(steps=2000, batch_size=8, eval_every=200, eval_cases=300, checkpoint_every=200, ema=0.99)
 
 
 PRESETS_OF = {
@@ -34,7 +34,7 @@ PRESETS_OF = {
     "full": Config(
         image=Image(size=640),
         model=Network(name="resnet50", strides=(8, 16, 32, 64), features=256, depth=4, box_weight=2.0),
-        train=Train(steps=10_000, batch_size=16, eval_every=500, checkpoint_every=500, ema=0.999),
+        train=Train(steps=10_000, batch_size=16, eval_every=500, eval_cases=2000, checkpoint_every=500, ema=0.999),
     ),
 }
 

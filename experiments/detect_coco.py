@@ -22,7 +22,7 @@ class Config(BoxConfig):
     optimizer: Optimizer = Optimizer(rate=2e-3, weight_decay=0.02)
     augment: Augmentation = Augmentation()
     inference: Inference = Inference()
-    train: Train = Train(steps=2000, batch_size=8, eval_every=250, checkpoint_every=250, ema=0.99)
+    train: Train = Train(steps=2000, batch_size=8, eval_every=250, eval_cases=300, checkpoint_every=250, ema=0.99)
 
 
 PRESETS_OF = {
@@ -30,7 +30,7 @@ PRESETS_OF = {
     "full": Config(
         image=Image(size=800),
         model=Network(name="resnet50", strides=(8, 16, 32, 64, 128), features=256, depth=4, box_weight=2.0),
-        train=Train(steps=30_000, batch_size=16, eval_every=1500, checkpoint_every=500, ema=0.999),
+        train=Train(steps=30_000, batch_size=16, eval_every=1500, eval_cases=2000, checkpoint_every=500, ema=0.999),
     ),
 }
 

@@ -27,7 +27,7 @@ class Config(BoxConfig):
     # Crops that were cut about their nodules would teach where to look: shifted far, they do not.
     augment: Augmentation = Augmentation(shift=0.4, scale=(0.7, 1.4), flip=(0.5, 0.5), transpose=0.5)
     inference: Inference = Inference(mirror=(0, 1), hit=0.3, overlap=0.3)
-    train: Train = Train(steps=1600, batch_size=16, eval_every=200, checkpoint_every=200, ema=0.99)
+    train: Train = Train(steps=1600, batch_size=16, eval_every=200, eval_cases=300, checkpoint_every=200, ema=0.99)
 
 
 PRESETS_OF = {
@@ -35,7 +35,7 @@ PRESETS_OF = {
     "full": Config(
         image=Image(size=256),
         model=Network(name="resnet50", stem=4, strides=(4, 8, 16, 32), features=256, depth=4),
-        train=Train(steps=20_000, batch_size=32, eval_every=1000, checkpoint_every=500, ema=0.999),
+        train=Train(steps=20_000, batch_size=32, eval_every=1000, eval_cases=2000, checkpoint_every=500, ema=0.999),
     ),
 }
 

@@ -30,14 +30,14 @@ class Config(BoxConfig):
         shift=0.3, scale=(0.7, 1.5), aspect=0.2, flip=(0.5, 0.5), transpose=0.5, gamma=0.4, gain=0.4
     )
     inference: Inference = Inference(mirror=(0, 1), hit=0.5, overlap=0.4)
-    train: Train = Train(steps=800, batch_size=8, eval_every=100, checkpoint_every=100, ema=0.98)
+    train: Train = Train(steps=800, batch_size=8, eval_every=100, eval_cases=300, checkpoint_every=100, ema=0.98)
 
 
 PRESETS_OF = {
     "fast": Config(),
     "full": Config(
         model=Network(width=64, stem=2, strides=(4, 8, 16), features=128, depth=4),
-        train=Train(steps=5000, batch_size=16, eval_every=500, checkpoint_every=500, ema=0.99),
+        train=Train(steps=5000, batch_size=16, eval_every=500, eval_cases=2000, checkpoint_every=500, ema=0.99),
     ),
 }
 

@@ -27,7 +27,7 @@ class Config(BoxConfig):
     optimizer: Optimizer = Optimizer(rate=1e-3, weight_decay=0.02)
     augment: Augmentation = Augmentation(shift=0.1, scale=(0.8, 1.25), gamma=0.3, gain=0.3)
     inference: Inference = Inference(most=20, overlap=0.2, least=0.02, keep="rsna")
-    train: Train = Train(steps=2000, batch_size=12, eval_every=500, checkpoint_every=250, ema=0.99)
+    train: Train = Train(steps=2000, batch_size=12, eval_every=500, eval_cases=300, checkpoint_every=250, ema=0.99)
 
 
 PRESETS_OF = {
@@ -35,7 +35,7 @@ PRESETS_OF = {
     "full": Config(
         image=Image(size=512),
         model=Network(name="resnet50", strides=(8, 16, 32, 64), features=256, depth=4, gate=True),
-        train=Train(steps=25_000, batch_size=16, eval_every=2500, checkpoint_every=500, ema=0.999),
+        train=Train(steps=25_000, batch_size=16, eval_every=2500, eval_cases=2000, checkpoint_every=500, ema=0.999),
     ),
 }
 

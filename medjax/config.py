@@ -58,6 +58,8 @@ class Train:
     """Examples an update, over all devices."""
     eval_every: int = 100
     """Steps between evaluations on validation data."""
+    eval_cases: int = 0
+    """Validation cases that these look at, spread evenly over all; 0 for all. After training all are looked at in any case."""
     checkpoint_every: int = 100
     """Steps between checkpoints; the best is saved besides."""
     keep: int = 2
@@ -82,8 +84,9 @@ class Train:
         for name in ("steps", "batch_size", "eval_every", "checkpoint_every", "keep", "max_skipped"):
             if getattr(self, name) < (0 if name in self.PLANNED else 1):
                 raise InputError(f"--train.{name} {getattr(self, name)}: must be 1 or more", usage=True)
-        if self.seed < 0:
-            raise InputError(f"--train.seed {self.seed}: must be 0 or more", usage=True)
+        for name in ("seed", "eval_cases"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--train.{name} {getattr(self, name)}: must be 0 or more", usage=True)
         if not 0 <= self.ema < 1:
             raise InputError(f"--train.ema {self.ema}: must be 0 or more and below 1", usage=True)
 

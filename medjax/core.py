@@ -241,6 +241,10 @@ class Cases:
         """The given rows (int [k] or bool [n]) of this set, repeats allowed."""
         return Cases(self.columns, self.index[rows])
 
+    def some(self, most: int) -> Cases:
+        """So many of them, spread evenly over this set; all where `most` is 0 or there are no more."""
+        return self.take(np.arange(most) * len(self) // most) if 0 < most < len(self) else self
+
     def extend(self, **columns: np.ndarray) -> Cases:
         """This set with further columns of length n; its rows are numbered anew."""
         kept: dict[str, Any] = {name: _Gather(column, self.index) for name, column in self.columns.items()}

@@ -354,7 +354,7 @@ def _validate(
     job: Job, settings: Any, data: Dataset, engine: Engine, state: State, progress: Progress, log: run.MetricsLog, bar: Bar
 ) -> Progress:
     """Measure on validation data; remember the best and whether to stop early."""
-    cases, monitor = data.cases["val"], job.about.monitor
+    cases, monitor = data.cases["val"].some(settings.eval_cases), job.about.monitor
     rows = infer(engine, state, cases, settings.batch_size, job.examples, quick=True)
     values = job.measure(job.decide(job.calibrate(rows, cases), rows), cases)
     values = {name: float(value) for name, value in values.items() if np.isfinite(value)}

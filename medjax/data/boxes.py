@@ -251,12 +251,16 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value != "" and value == value), values[-1])
 
 
-def picture_source(inputs: Sequence[str | Path], *, classes: Sequence[str]) -> BoxSource:
+def picture_source(inputs: Sequence[str | Path], *, classes: Sequence[str], numbers: Sequence[int] = ()) -> BoxSource:
     """Pictures named one by one or by folder, in which nobody has looked for boxes: for prediction.
+
+    Args:
+      inputs: files, or folders of them.
+      classes, numbers: see `BoxSource`.
 
     Raises:
       InputError: see `image_source`.
     """
     found: ImageSource = image_source(inputs)
     none = np.zeros(0, np.int32)
-    return BoxSource([BoxItem(item.path, item.id, None, none) for item in found.items], classes)
+    return BoxSource([BoxItem(item.path, item.id, None, none) for item in found.items], classes, numbers=numbers)

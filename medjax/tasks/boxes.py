@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from medjax.console import say
 from medjax.core import About, Batch, Cases, Job, State
 from medjax.data import augment
 from medjax.data.augment.boxes import box_augment, mosaic
-from medjax.data.boxes import BoxSource, picture_source
+from medjax.data.boxes import picture_source
 from medjax.data.layouts import Layout, open_own
 from medjax.errors import InputError
 from medjax.metrics.detection import Rule
@@ -29,11 +30,13 @@ from medjax.tasks import detection_baselines
 from medjax.tasks.detection import Selection, detection
 from medjax.tasks.detection_cases import Canvas, examples, preprocess_boxes
 from medjax.tasks.detections import Keep, detection_job
+from medjax.tasks.features import from_run
 from medjax.tasks.images import standardised, window_first, windowed
 from medjax.tasks.imaging import look_at
 
 LOOK = 512  # pictures whose sizes decide the canvases
 ALIKE = 1.15  # aspects within this factor share a canvas
+COARSEST = 8  # stride of an encoder's last map over that of its first stage
 RARE = 0.1  # share of the pictures below which an aspect has no canvas of its own
 
 
@@ -64,7 +67,8 @@ class Network:
     stem: Literal[1, 2, 4] = 4
     """Pixels to a cell of its first stage; 4 is the published stem."""
     weights: str | None = None
-    """Pretrained weights of the encoder, .safetensors or .pth; they need the published width and stem."""
+    """Pretrained weights of the encoder: .safetensors or .pth, of the published width and stem, or a run of a classification
+    with the same encoder (its stem is 4, and 1 for pictures of up to 96 pixels)."""
     strides: tuple[int, ...] = ()
     """Pixels from cell to cell on each level of the pyramid; by the boxes' sizes by default."""
     anchors: int = 3
@@ -129,6 +133,8 @@ class Inference:
     """IoU above which the box of lower score goes."""
     hit: float = 0.3
     """IoU from which a detection hits a lesion, for FROC; 0 for its centre inside of the lesion's box."""
+    numbers: tuple[int, ...] = ()
+    """What results call the classes; what the data calls them, by default."""
     keep: Keep = "f1"
     """What the score from which boxes are kept is best by, on validation data: F1 under that rule, or the RSNA score."""
 
@@ -182,6 +188,7 @@ def resolve(config: C, find: Find = find_layout) -> C:
         data=dataclasses.replace(config.data, classes=tuple(config.data.classes or layout.classes)),
         image=dataclasses.replace(image, form=form, canvases=canvases),
         model=dataclasses.replace(model, strides=strides, boxes=boxes),
+        inference=dataclasses.replace(config.inference, numbers=config.inference.numbers or tuple(learnt[0].numbers)),
     )
 
 
@@ -190,9 +197,14 @@ def _spread(n: int, most: int) -> list[int]:
 
 
 def plan_strides(sides: np.ndarray, *, least: int) -> tuple[int, ...]:
-    """Levels for boxes of these sides: cells from a half of the small ones (the first quarter) to a third of the large ones."""
+    """Levels for boxes of these sides: cells from a half of the small ones (the first quarter) to a third of the large ones.
+
+    Args:
+      sides: of boxes, in pixels of the canvas.
+      least: stride of the encoder's first stage.
+    """
     fine, coarse = np.quantile(sides, (0.25, 0.95)) / (2, 3)
-    first = int(np.clip(2 ** np.floor(np.log2(max(fine, 1))), max(least, 2), 16))
+    first = int(np.clip(2 ** np.floor(np.log2(max(fine, 1))), max(least, 2), min(16, COARSEST * least)))
     last = int(np.clip(2 ** np.round(np.log2(max(coarse, 1))), 2 * first, 64))
     return tuple(2**k for k in range(int(np.log2(first)), int(np.log2(last)) + 1))
 
@@ -223,8 +235,11 @@ def make_network(config: Config) -> RetinaNet:
     encoder = build(1)
     if not isinstance(encoder, ResNet):
         raise InputError(f"--model.name {of.name}: detection takes a ResNet, such as resnet18 or resnet50", usage=True)
-    if of.weights and (of.stem != 4 or of.width not in (0, encoder.width)):
-        raise InputError("--model.weights need the published --model.stem 4 and --model.width 0", usage=True)
+    if of.strides[0] > COARSEST * of.stem:
+        told = f"--model.strides {' '.join(map(str, of.strides))}: must begin with {COARSEST * of.stem} or less"
+        raise InputError(f"{told}, which is what the encoder has for --model.stem {of.stem}", usage=True)
+    if _is_file(of.weights) and (of.stem != 4 or of.width not in (0, encoder.width)):
+        raise InputError("--model.weights FILE needs the published --model.stem 4 and --model.width 0", usage=True)
     if of.stem < 4:
         takes = inspect.signature(build).parameters
         encoder = build(1, **{"small_images": True} if "small_images" in takes else {}).clone(
@@ -235,11 +250,16 @@ def make_network(config: Config) -> RetinaNet:
     return RetinaNet(len(config.data.classes), encoder, of.strides, of.anchors, of.features, of.depth, of.gate)
 
 
+def _is_file(weights: str | None) -> bool:
+    """Whether pretrained weights are published ones, and not a run's."""
+    return bool(weights) and not Path(weights or "").is_dir()
+
+
 def make_inputs(config: Config) -> Callable[[Batch], Any]:
     """batch -> what the network takes."""
     if config.image.windows:
         return windowed(config.image.windows)
-    if config.image.scale == "imagenet" or (config.image.scale == "auto" and config.model.weights):
+    if config.image.scale == "imagenet" or (config.image.scale == "auto" and _is_file(config.model.weights)):
         return lambda batch: normalise_imagenet(augment.to_unit(batch["image"]))
     return standardised
 
@@ -296,7 +316,7 @@ def box_job(config: Config, *, question: str, name: str, licence: str = "", find
         task,
         about=About("detection", question, config.data.classes, "map50", name, licence),
         sources=lambda: find(config).sources,
-        read=functools.partial(read_pictures, classes=config.data.classes),
+        read=functools.partial(picture_source, classes=config.data.classes, numbers=of.numbers),
         preprocess=functools.partial(
             preprocess_boxes,
             canvases=config.image.canvases,
@@ -319,13 +339,10 @@ def box_job(config: Config, *, question: str, name: str, licence: str = "", find
 
     def start(state: State, cases: Cases) -> State:
         state = fit_anchors(config, state, cases)
-        if not config.model.weights:
+        weights, at = config.model.weights, ("encoder",)
+        if not weights:
             return state
-        return pretrained(config.model.weights, model.encoder, at=("encoder",))(state, cases)
+        begin = pretrained(weights, model.encoder, at=at) if _is_file(weights) else from_run(weights, at=at)
+        return begin(state, cases)
 
     return job._replace(start=start)
-
-
-def read_pictures(inputs: Sequence[Any], *, classes: Sequence[str]) -> BoxSource:
-    """Pictures to look for boxes in: files, or folders of them."""
-    return picture_source(inputs, classes=classes)

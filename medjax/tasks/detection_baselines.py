@@ -104,7 +104,7 @@ def blob(classes: int, rule: metrics.Rule) -> Baseline:
         side = np.sqrt(np.maximum(sizes.prod(1), 1e-9) * np.median(aspect))  # in heights
         scales = np.unique(np.quantile(side, np.linspace(0.1, 0.9, SCALES)))
         table = {**_class_table(train, classes), "scales": scales, "aspect": np.median(sizes, 0)}
-        some = val.take(np.unique(np.linspace(0, len(val) - 1, min(len(val), TRIED)).astype(int)))
+        some = val.some(TRIED)
         best = (-1.0, {"sign": np.float64(1), "factor": np.float64(1), "prior": np.float64(0)})
         for sign in (1.0, -1.0):
             for factor in (0.8, 1.0, 1.25):

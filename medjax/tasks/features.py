@@ -1,10 +1,11 @@
-"""The encoder of a finished classification run, whose maps a restoring network's loss compares."""
+"""The encoder of a finished classification run: training begins from it, or a restoring network's loss compares its maps."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from medjax.checkpoint import Checkpoints
+from medjax.console import say
+from medjax.core import Cases, State
 from medjax.ema import EMA
 from medjax.errors import InputError
 from medjax.models.resnet import ResNet
@@ -29,6 +32,22 @@ def encoder_distance(folder: str | Path) -> Distance:
       InputError: no such run, not finished, or its network is no residual network.
     """
     folder = Path(folder)
+    params, statistics = trained_network(folder)
+    distance = feature_distance(residual_network(params, folder), {"params": params, "batch_stats": statistics})
+    wide = params["stem_conv"]["kernel"].shape[2]
+
+    def compare(found: jax.Array, truth: jax.Array) -> jax.Array:
+        return distance(*(jnp.repeat(image[..., :1], wide, -1) for image in (found, truth)))
+
+    return compare
+
+
+def trained_network(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(parameters, batch statistics) of a finished run's network as it predicts, from its best checkpoint.
+
+    Raises:
+      InputError: there is no finished run of one member.
+    """
     if not (folder / "report.html").is_file():
         raise InputError(f"{folder}: holds no finished run\ngive the folder of a classification that medjax train printed")
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -40,15 +59,45 @@ def encoder_distance(folder: str | Path) -> Distance:
     finally:
         checkpoints.close()
     kept = state["extra"].get(EMA, state)
-    params = kept["params"]
-    statistics = {name: value for name, value in kept["extra"].items() if name == "batch_stats"}
-    distance = feature_distance(residual_network(params, folder), {"params": params, **statistics})
-    wide = params["stem_conv"]["kernel"].shape[2]
+    return kept["params"], kept["extra"].get("batch_stats", {})
 
-    def compare(found: jax.Array, truth: jax.Array) -> jax.Array:
-        return distance(*(jnp.repeat(image[..., :1], wide, -1) for image in (found, truth)))
 
-    return compare
+def from_run(folder: str | Path, *, at: Sequence[str] = ()) -> Callable[[State, Cases], State]:
+    """`start` of a Job: training begins from the network of a finished run, all but its head, at `at` in the parameters.
+
+    Raises:
+      InputError: see `trained_network`; the run's network is another one, whose first differing array is named.
+    """
+
+    def start(state: State, cases: Cases) -> State:
+        params, statistics = trained_network(Path(folder))
+        params = {name: of for name, of in params.items() if name != "head"}
+        new = {"params": params, "batch_stats": statistics}
+        whole = {"params": state.params, **state.extra}
+        own = {name: functools.reduce(lambda tree, key: tree[key], at, whole[name]) for name in new}
+        shapes = [_shapes(tree) for tree in (own, new)]
+        for name in {**shapes[0], **shapes[1]}:
+            if shapes[0].get(name) != shapes[1].get(name):
+                mine, theirs = (str(of.get(name, "nothing")) for of in shapes)
+                raise InputError(
+                    f"{folder}: its network is another one: {name} is {theirs} there and {mine} here\n"
+                    "give both the same --model.name and --model.width, the same stem and pictures of as many channels"
+                )
+        say(f"weights: {len(shapes[1])} arrays from {Path(folder).name}")
+        for name, tree in new.items():
+            whole[name] = _placed(whole[name], at, tree)
+        return state.replace(params=whole.pop("params"), extra=whole)
+
+    return start
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _placed(tree: Mapping[str, Any], at: Sequence[str], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with another one in it at `at`."""
+    return {**tree, at[0]: _placed(tree[at[0]], at[1:], new)} if at else {**tree, **new}
 
 
 def residual_network(params: Mapping[str, Any], where: Path) -> ResNet:

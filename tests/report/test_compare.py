@@ -273,7 +273,9 @@ def make_detections(folder, *, n=40, rules=(0.3, 0.3), known=None):
     for seed, (name, spread, at) in enumerate(zip("ab", (1.0, 4.0), rules, strict=True)):
         draw, rule, made = np.random.default_rng(seed), detection.Rule(at), []
         for b, k in zip(truth, kinds, strict=True):
-            boxes = np.concatenate([b + draw.normal(0, spread, b.shape).clip(-3.9, 3.9), draw.uniform(0, 40, (2, 4)) + [0, 0, 50, 50]])
+            boxes = np.concatenate(
+                [b + draw.normal(0, spread, b.shape).clip(-3.9, 3.9), draw.uniform(0, 40, (2, 4)) + [0, 0, 50, 50]]
+            )
             found = padded(boxes, draw.uniform(0.1, 1, len(boxes)), np.append(k, [0, 1]), 6)
             args = *(found[key] for key in ("boxes", "score", "category")), b, k, np.zeros(len(b), bool)
             made.append({**found, **detection.judge(*args, classes=2, rule=rule)})

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,18 +17,23 @@ import pytest
 from PIL import Image
 
 import medjax
-from medjax.config import Data, Train
+from medjax import loop, models
+from medjax.config import Data, Optimizer, Train
 from medjax.core import Cases, Ragged
 from medjax.data.layouts import open_layout
+from medjax.data.load import load
 from medjax.data.pipeline import pipeline
 from medjax.deploy.finished import evaluate, predict
+from medjax.engine import make_engine
 from medjax.errors import InputError
+from medjax.infer import window_batches
 from medjax.metrics import detection as metrics
 from medjax.models.resnet import ResNet
 from medjax.models.retinanet import RetinaNet
 from medjax.nn import boxes as nn_boxes
 from medjax.report.folder import look
 from medjax.tasks import boxes as jobs
+from medjax.tasks import detection_baselines, imaging
 from medjax.tasks.boxes import (
     Augmentation,
     Config,
@@ -47,16 +53,35 @@ from medjax.tasks.images import standardised
 
 sys.path += [str(Path(__file__).parents[1] / "data")]
 import make_boxes as make
+from conftest import write_blobs
 
 pytestmark = pytest.mark.usefixtures("brief")
 # One form and one canvas for all layouts, so that two programs do for five.
 SMALL = Config(
-    image=Picture(size=64, form="grey", canvases=((64, 64),)),
-    model=Network(width=4, stem=2, strides=(8, 16), anchors=2, features=8, depth=1, boxes=8),
+    image=Picture(size=64, form="grey", canvases=((64, 64),), scale="standardise"),
+    model=Network(strides=(8, 16), anchors=2, features=8, depth=1, boxes=8),
     augment=Augmentation(mosaic=0),
     inference=Inference(most=20, candidates=64, least=0.0, mirror=()),
-    train=Train(steps=2, batch_size=4, eval_every=2, checkpoint_every=2),
+    optimizer=Optimizer(rate=1e-6),
+    train=Train(steps=2, batch_size=4, eval_every=2, eval_cases=2, checkpoint_every=2),
 )
+LOOKED: dict = {}  # run folder -> numbers of cases that operating points were chosen on
+
+
+def tiny(classes, *, small_images=False):
+    """Takes the place of ResNet-18: three stages of one block, 4 channels in the first."""
+    stem = {"stem_stride": 1, "stem_kernel": 3} if small_images else {"stem_kernel": 7, "stem_pool": True}
+    return ResNet(classes, 4, (1, 1, 1), centred=True, **stem)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_encoder():
+    with pytest.MonkeyPatch.context() as patch:
+        published = models.find
+        patch.setattr(models, "find", lambda name: tiny if name == "resnet18" else published(name))
+        yield
+
+
 FINDS = {"rsna_pneumonia": functools.partial(jobs.find_layout, target="boxes")}
 
 
@@ -65,19 +90,74 @@ def settings(path, **changes):
     return dataclasses.replace(SMALL, data=data, **changes)
 
 
+SHARED: dict = {}  # number of classes -> the first engine of a run in these settings, which the others compile for as well
+
+
+@contextlib.contextmanager
+def compiled_once(classes):
+    """What runs of one form differ in is their data: they need not compile the same programs again."""
+
+    def make(task, *args, **more):
+        engine = make_engine(task, *args, **more)
+        first = SHARED.setdefault(len(classes), engine)
+        engine.update._ready, engine.evaluate._ready = first.update._ready, first.evaluate._ready
+        return engine._replace(init=first.init, abstract=first.abstract)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_engine", make)
+        yield
+
+
 def train(config, out, find=jobs.find_layout):
     config = resolve(config, find)
     job = box_job(config, question="Where is it?", name="toy", find=find)
-    return job, config, medjax.train(job, config, out, quiet=True, devices=jax.devices()[:1])
+    counts, calibrate = LOOKED.setdefault(out, []), job.calibrate
+    job = job._replace(calibrate=lambda rows, cases: counts.append(len(cases)) or calibrate(rows, cases))
+    with compiled_once(config.data.classes):
+        return job, config, medjax.train(job, config, out, quiet=True, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module", params=make.WRITE)
 def done(request, tmp_path_factory):
-    """(layout's name, data folder, job, settings, run) of a tiny training."""
+    """(layout's name, data folder, job, settings, run) of a tiny training; that on COCO's begins from published weights."""
     folder = tmp_path_factory.mktemp(request.param)
     make.WRITE[request.param](folder / "data")
     find = FINDS.get(request.param, jobs.find_layout)
-    return request.param, folder / "data", *train(settings(folder / "data"), folder / "run", find)
+    config = settings(folder / "data")
+    if request.param == "coco":
+        write_safetensors(folder / "weights.safetensors", published_weights())
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, weights=str(folder / "weights.safetensors"))
+        )
+    return request.param, folder / "data", *train(config, folder / "run", find)
+
+
+def write_safetensors(path, tensors):
+    """https://huggingface.co/docs/safetensors, "Format": the header's length, the header, the arrays."""
+    header, data = {}, b""
+    for name, x in tensors.items():
+        header[name] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [len(data), len(data) + x.nbytes]}
+        data += x.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def published_weights():
+    """Random weights of the encoder for three channels, by their names and in their axes in PyTorch."""
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    swaps = {"stem_conv": "conv1", "stem_norm": "bn1", "project_conv": "downsample.0", "project_norm": "downsample.1"}
+    shapes = jax.eval_shape(lambda: tiny(2).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    found, rng = {}, np.random.default_rng(7)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(shapes)):
+        _, first, *rest, last = (part.key for part in path)
+        stage = re.fullmatch(r"stage(\d)_block(\d)", first)
+        module = f"layer{stage[1]}.{stage[2]}" if stage else swaps.get(first, first)
+        parts = [module, *(swaps.get(name, name.replace("norm", "bn")) for name in rest)]
+        value = rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32)
+        value = np.moveaxis(value, (-1, -2), (0, 1)) if last == "kernel" else value
+        if first != "head":
+            found[".".join([*parts, names[last]])] = np.ascontiguousarray(value)
+    return found
 
 
 def test_a_run_on_each_layout(done):
@@ -97,22 +177,53 @@ def test_a_run_on_each_layout(done):
     assert (shapes > 2).all(), "anchors are fitted to the boxes"
 
 
-def test_pycocotools_repeats_the_reports_numbers(done):
-    """From the data's own file and the run's predictions/test.json alone."""
-    name, data, _job, _config, run = done
+def test_training_is_watched_by_some_validation_cases(done):
+    """Two of them; the operating point is chosen on all."""
+    name, _data, _job, _config, run = done
+    first, then, *_ = LOOKED[run.folder]
+    assert first == min(2, then)
+    assert then == json.loads((run.folder / "report.json").read_text())["data"]["splits"]["val"]["n"]
+    assert then > 2 or name != "coco"
+
+
+def test_a_run_from_published_weights(done):
+    """At a rate of next to nothing the encoder stays what the file in PyTorch's names and axes says."""
+    name, _data, _job, _config, run = done
     if name != "coco":
-        pytest.skip("only COCO's own layout has a file to measure by")
+        pytest.skip("one layout does")
+    encoder, tensors = run.state.params["encoder"], published_weights()
+    kernel = np.moveaxis(tensors["layer2.0.downsample.0.weight"], (0, 1), (-1, -2))
+    np.testing.assert_allclose(encoder["stage2_block0"]["project_conv"]["kernel"], kernel, atol=1e-5)
+    np.testing.assert_allclose(encoder["stem_norm"]["scale"], tensors["bn1.weight"], atol=1e-5)
+    grey = np.moveaxis(tensors["conv1.weight"].sum(1, keepdims=True), (0, 1), (-1, -2))
+    np.testing.assert_allclose(encoder["stem_conv"]["kernel"], grey, atol=1e-5)
+
+
+def by_pycocotools(truth, results):
+    """[map, map50, mar] of two files."""
     coco = pytest.importorskip("pycocotools.coco")
     evaluation = pytest.importorskip("pycocotools.cocoeval")
     with contextlib.redirect_stdout(io.StringIO()):
-        known = coco.COCO(str(data / "annotations" / "instances_test.json"))
-        ran = evaluation.COCOeval(known, known.loadRes(str(run.folder / "predictions" / "test.json")), "bbox")
+        known = coco.COCO(str(truth))
+        ran = evaluation.COCOeval(known, known.loadRes(str(results)), "bbox")
         ran.evaluate()
         ran.accumulate()
         ran.summarize()
-    test = json.loads((run.folder / "report.json").read_text())["metrics"]["test"]
-    ours = [test[key]["value"] for key in ("map", "map50", "mar")]
-    np.testing.assert_allclose(ours, [ran.stats[0], ran.stats[1], ran.stats[8]], atol=1e-6)
+    return [ran.stats[0], ran.stats[1], ran.stats[8]]
+
+
+def of_report(folder, split):
+    entries = json.loads((folder / "report.json").read_text())["metrics"][split]
+    return [entries[key]["value"] for key in ("map", "map50", "mar")]
+
+
+def test_pycocotools_repeats_the_reports_numbers(done):
+    """From the run's predictions and the true boxes beside them, and of COCO's layout from the data's own file."""
+    name, data, _job, _config, run = done
+    where = run.folder / "predictions"
+    truths = [where / "test_truth.json", *([data / "annotations" / "instances_test.json"] if name == "coco" else [])]
+    for truth in truths:
+        np.testing.assert_allclose(of_report(run.folder, "test"), by_pycocotools(truth, where / "test.json"), atol=1e-6)
 
 
 def test_the_same_picture_gives_the_same_boxes(done, tmp_path):
@@ -128,6 +239,8 @@ def test_the_same_picture_gives_the_same_boxes(done, tmp_path):
     before = [b for b in json.loads((run.folder / "predictions" / "test.json").read_text()) if b["image_id"] == number]
     after = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(before) == len(after) == (rows["category"][0] >= 0).sum()
+    assert [b["category_id"] for b in after] == [b["category_id"] for b in before]
+    assert {b["category_id"] for b in after} <= {3, 9}
     np.testing.assert_allclose([b["bbox"] for b in after], [b["bbox"] for b in before], atol=1e-3)
     np.testing.assert_allclose([b["score"] for b in after], [b["score"] for b in before], rtol=1e-5)
     assert (tmp_path / "out" / "predictions.csv").read_text().startswith("id,patient,truth,pred,score/disc,score/square")
@@ -156,15 +269,19 @@ def test_the_contact_sheet_shows_boxes(done, tmp_path):
     assert ((np.abs(page - [230, 159, 0]) < 30).all(-1)).sum() > 200, "frames of the first class"
 
 
-def test_several_seeds_on_canvases_of_two_shapes(tmp_path):
-    """Upright and broad pictures in turn; the ensemble's boxes are the members' fused."""
-    make.write_coco(tmp_path / "data", sizes=((40, 80), (80, 40)))
-    image = dataclasses.replace(SMALL.image, size=48, canvases=())
-    job, config, run = train(settings(tmp_path / "data", image=image, seeds=2), tmp_path / "run")
-    assert sorted(config.image.canvases) == [(32, 48), (48, 32)]
+def test_folds_on_canvases_of_two_shapes(tmp_path):
+    """Square and broad pictures in turn, no validation file; the ensemble's boxes are the folds' fused."""
+    make.write_coco(tmp_path / "data", 12, splits=("train", "test"), sizes=((56, 56), (40, 80)))
+    image = dataclasses.replace(SMALL.image, canvases=())
+    job, config, run = train(settings(tmp_path / "data", image=image, folds=2), tmp_path / "run")
+    assert sorted(config.image.canvases) == [(32, 64), (64, 64)]
     report = json.loads((run.folder / "report.json").read_text())
-    assert "ensemble" in report["metrics"]
-    assert len(report["seeds"]) == 2
+    assert [of["fold"] for of in report["seeds"]] == [0, 1]
+    assert report["metrics"]["cv"]["map"]["n"] == 12
+    where = run.folder / "predictions"
+    for split, of in (("cv", "cv"), ("test", "ensemble")):
+        wanted = by_pycocotools(where / f"{split}_truth.json", where / f"{split}.json")
+        np.testing.assert_allclose(of_report(run.folder, of), wanted, atol=1e-6)
     # Each picture alone, in whatever order, gives the boxes that it had among the others.
     listed = json.loads((run.folder / "predictions" / "test.json").read_text())
     files = {
@@ -176,6 +293,105 @@ def test_several_seeds_on_canvases_of_two_shapes(tmp_path):
     for number, name in files.items():
         mine = [b["bbox"] for b in after if b["image_id"] == Path(name).stem]
         np.testing.assert_allclose(mine, [b["bbox"] for b in listed if b["image_id"] == number], atol=2e-3)
+
+
+def test_detect_coco_makes_a_validation_split_of_whole_patients(tmp_path):
+    """No file of it, pictures of five sizes and some without boxes; what reading has mended is told."""
+    sizes = ((40, 80), (80, 40), (56, 56), (48, 64), (90, 70))
+    make.write_coco(tmp_path, 24, splits=("train", "test"), sizes=sizes)
+    file = tmp_path / "annotations" / "instances_train.json"
+    listed = json.loads(file.read_text())
+    listed["annotations"][0]["bbox"] = [-6, 2, 20, 10]
+    listed["annotations"][1]["bbox"] = [5, 5, 0, 10]
+    file.write_text(json.dumps(listed))
+    experiment = medjax.experiment("detect_coco")
+    config = experiment.resolve(dataclasses.replace(experiment.Config(), data=Data(path=str(tmp_path), near_copies="off")))
+    assert config.data.classes == make.CLASSES
+    assert len(config.image.canvases) == 3
+    data = load(experiment.build(config), config.data, lambda text: None)
+    patients = {split: set(cases["patient"]) for split, cases in data.cases.items()}
+    assert {p[:4] for p in patients["test"]} == {"test"}
+    assert {p[:5] for p in patients["train"] | patients["val"]} == {"train"}
+    assert patients["val"]
+    assert not patients["train"] & patients["val"]
+    assert sum(map(len, data.cases.values())) == 48
+    assert (data.cases["train"]["label"].sum(1) == 0).any()
+    for told in ("1 boxes clipped to their image", "1 boxes without area dropped"):
+        assert any(told in note for note in data.audit["notes"]), data.audit["notes"]
+
+
+def test_a_run_from_a_classification(tmp_path):
+    write_blobs(tmp_path / "heads", n=10)
+    classification = imaging.Config(
+        data=Data(path=str(tmp_path / "heads"), near_copies="off"),
+        image=imaging.Image(size=64),
+        train=Train(steps=1, batch_size=4, eval_every=1, checkpoint_every=1),
+    )
+    classification = imaging.resolve(classification)
+    before = imaging.image_job(classification, question="", name="toy")
+    begun = medjax.train(before, classification, tmp_path / "first", quiet=True)
+    make.write_coco(tmp_path / "data")
+    model = dataclasses.replace(SMALL.model, stem=1, strides=(4, 8), weights=str(tmp_path / "first"))
+    config = resolve(settings(tmp_path / "data", model=model))
+    job = box_job(config, question="", name="toy")
+    cases = load(job, config.data, lambda text: None).cases["train"]
+    batch = next(window_batches(cases, 4, job.examples))[0]
+    state = jax.eval_shape(job.task.init, jax.random.key(0), batch)
+    started = job.start(state, cases)
+    for name in ("params", "batch_stats"):
+        new, old = ({"params": of.params, **of.extra}[name] for of in (started, begun.state))
+        jax.tree.map(np.testing.assert_array_equal, new["encoder"], {key: x for key, x in old.items() if key != "head"})
+    assert np.asarray(started.extra["statistics"]["shapes"]).max() > 8, "anchors are fitted as well"
+    assert started.params["head_box"] is state.params["head_box"], "the rest is left alone"
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, stem=2))
+    job = box_job(other, question="", name="toy")
+    state = jax.eval_shape(job.task.init, jax.random.key(0), batch)
+    with pytest.raises(InputError, match="another one") as caught:
+        job.start(state, cases)
+    assert "stem_conv" in str(caught.value)
+
+
+def test_shifts_leave_places_without_a_say():
+    """Of nodules that all lie in the middle, one box finds all; shifted as `lung_nodules` shifts them, hardly any."""
+    experiment = medjax.experiment("lung_nodules")
+    move = jobs.make_augment(experiment.Config())
+    one = {"image": jnp.zeros((128, 128, 1), jnp.uint8), "boxes": jnp.array([[58.0, 58, 70, 70]])}
+    one |= {"category": jnp.array([0]), "extent": jnp.array([128.0, 128])}
+    moved = jax.jit(jax.vmap(lambda key: move(key, one)))(jax.random.split(jax.random.key(0), 400))
+    kept = np.asarray(moved["category"][:, 0]) == 0
+    assert kept.mean() > 0.8, "and they stay in the picture"
+    overlap = metrics.iou(np.asarray(moved["boxes"][kept, 0]), np.asarray(moved["boxes"][kept, 0]))
+    assert (overlap >= 0.3).mean(0).max() < 0.1, "the best of all boxes, given always"
+
+
+def test_a_centre_prior_brings_nothing_where_pictures_were_shifted():
+    """The blob filter learns it from boxes in the middle; on pictures whose boxes lie anywhere it does harm."""
+    rng, blob = np.random.default_rng(0), detection_baselines.blob(1, metrics.USUAL)
+
+    def drawn(n, spread):
+        images, truth = [], []
+        for _ in range(n):
+            x, y = (32 + rng.uniform(-spread, spread, 2)).astype(int)
+            image = rng.normal(60, 10, (64, 64))
+            image[y - 5 : y + 5, x - 5 : x + 5] += 60
+            fx, fy = rng.integers(8, 56, 2)
+            image[fy - 5 : fy + 5, fx - 5 : fx + 5] += 70  # brighter, and none
+            images.append(np.clip(image, 0, 255).astype(np.uint8)[..., None])
+            truth.append(np.array([[x - 5, y - 5, x + 5, y + 5]], np.float32))
+        columns = {"image": Ragged.of(images), "boxes": Ragged.of(truth), "size": np.full((n, 2), 64)}
+        columns |= {"category": Ragged.of([np.zeros(1, np.int32)] * n), "crowd": Ragged.of([np.zeros(1, bool)] * n)}
+        return Cases({**columns, "extent": np.full((n, 2), 64, np.float32), "label": np.ones((n, 1), np.int8)})
+
+    def ap(arrays, cases):
+        rows = blob.predict(arrays, cases)
+        return metrics.coco(rows["score"], rows["category"], rows["coco"], rows["lesions"])["ap"][0, 0]
+
+    arrays = blob.fit(drawn(30, 3), drawn(30, 3))
+    assert arrays["prior"] > 0
+    without = {**arrays, "prior": np.float64(0)}
+    middle, shifted = drawn(60, 3), drawn(60, 26)
+    assert ap(arrays, middle) > ap(without, middle) + 0.1
+    assert ap(arrays, shifted) < ap(without, shifted)
 
 
 def cases_of(bucket):
@@ -258,6 +474,10 @@ def test_the_gate_weighs_a_pictures_boxes(task_of):
     assert factor.min() > 0
     assert factor.max() < 1
     np.testing.assert_allclose(rows["score"], np.asarray(ungated["score"]) * factor, rtol=1e-5)
+    # It learns from the labels of the whole picture: binary cross-entropy, added to the loss.
+    p, y = np.asarray(rows["gate"], np.float64), np.asarray(batch["label"])
+    entropy = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(1)
+    np.testing.assert_allclose(np.asarray(rows["loss"]) - np.asarray(ungated["loss"]), entropy, rtol=1e-3)
 
 
 def test_a_pictures_loss_by_its_formula():
@@ -280,13 +500,14 @@ def test_a_pictures_loss_by_its_formula():
     union = union / (1 + overlap)
     giou = overlap - (hull - union) / hull
     wanted = (classes + 2.0 * (1 - giou).sum()) / 2
-    value = _loss_of_one(logits, deltas, anchors, truth, kind, box_loss="giou", box_weight=2.0, positive=0.5, negative=0.4)
+    loss = functools.partial(jax.jit(_loss_of_one, static_argnames=("box_loss",)), logits, deltas, anchors, truth, kind)
+    value = loss(box_loss="giou", box_weight=2.0, positive=0.5, negative=0.4)
     np.testing.assert_allclose(value, wanted, rtol=1e-4)
     shift = (truth[0, :2] + 5 - middle[:2]) / size[:2]
     encoded = np.concatenate([shift, np.log(10 / size[:2])], 1)
     d = np.abs(deltas[:2] - encoded)
     smooth = np.where(d < 1 / 9, 4.5 * d * d, d - 1 / 18).sum()
-    value = _loss_of_one(logits, deltas, anchors, truth, kind, box_loss="smooth_l1", box_weight=1.0, positive=0.5, negative=0.4)
+    value = loss(box_loss="smooth_l1", box_weight=1.0, positive=0.5, negative=0.4)
     np.testing.assert_allclose(value, (classes + smooth) / 2, rtol=1e-4)
 
 
@@ -335,6 +556,7 @@ def test_canvases_and_strides_of_a_plan():
     assert plan_canvases(np.array([1.0] * 99 + [3.0]), 64, multiple=16) == ((64, 64),)
     assert plan_strides(np.full(50, 9.0), least=2) == (4, 8)
     assert plan_strides(np.geomspace(20, 200, 50), least=2) == (16, 32, 64)
+    assert plan_strides(np.geomspace(20, 200, 50), least=1) == (8, 16, 32, 64), "an encoder of stem 1 has no coarser map than 8"
 
 
 def test_training_that_has_no_boxes_is_refused(tmp_path):
@@ -343,6 +565,12 @@ def test_training_that_has_no_boxes_is_refused(tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     with pytest.raises(InputError, match="holds no box"):
         open_layout(tmp_path)
+
+
+def test_levels_that_the_encoder_has_no_map_for_are_refused(tmp_path):
+    make.write_coco(tmp_path)
+    with pytest.raises(InputError, match=r"--model\.strides 16 32"):
+        box_job(settings(tmp_path, model=dataclasses.replace(SMALL.model, stem=1, strides=(16, 32))), question="", name="")
 
 
 def test_an_encoder_that_has_no_pyramid_is_refused(tmp_path):
