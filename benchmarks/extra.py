@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def run(
     parser.add_argument("--json", type=Path)
     sizes = vars(parser.parse_args(args))
     file = sizes.pop("json")
+    if importlib.util.find_spec("torch") is None:
+        raise SystemExit("the peer is PyTorch, which is not installed\nget it: pip install 'medjax[bench]'")
     row = measure(sizes)
     say(json.dumps(row, indent=1))
     if file is not None:

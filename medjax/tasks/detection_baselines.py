@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from medjax.core import Baseline, Cases, Rows, stack_rows
 from medjax.formats.image import resize, to_grey
@@ -138,6 +138,18 @@ def _looked_up(raw: list[Any], arrays: Mapping[str, np.ndarray]) -> Any:
     return lambda one: _with_prior(next(waiting), arrays)
 
 
+def blobness(picture: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+    """The negative scale-normalised Laplacian of Gaussians of a picture [H, W] at each sigma in pixels, [len(sigmas), H, W].
+
+    Beyond its edges the picture goes on as its mirror image. In its cosine spectrum a filter is a product, whatever its width.
+    """
+    h, w = picture.shape
+    square = ((np.pi * np.arange(h) / h) ** 2)[:, None] + (np.pi * np.arange(w) / w) ** 2
+    spectrum = fft.dctn(picture.astype(np.float32), norm="ortho")
+    filters = [(square * s**2 * np.exp(-square * s**2 / 2)).astype(np.float32) for s in sigmas]
+    return np.stack([fft.idctn(spectrum * f, norm="ortho") for f in filters])
+
+
 def _blobs(arrays: Mapping[str, np.ndarray], image: np.ndarray, extent: np.ndarray) -> tuple[np.ndarray, ...]:
     """(boxes [m, 4] as fractions of the picture, strength [m], class [m]) of the strongest blobs."""
     height, width = (int(n) for n in extent)
@@ -150,9 +162,7 @@ def _blobs(arrays: Mapping[str, np.ndarray], image: np.ndarray, extent: np.ndarr
     h, w = grey.shape
     # A disc of radius r answers most at sigma = r / sqrt(2).
     sides = arrays["scales"] * h
-    stack = np.stack(
-        [-((s / 2 / np.sqrt(2)) ** 2) * ndimage.gaussian_laplace(grey, s / 2 / np.sqrt(2), mode="nearest") for s in sides]
-    )
+    stack = blobness(grey, sides / 2 / np.sqrt(2))
     peaks = (stack == ndimage.maximum_filter(stack, size=(min(3, len(stack)), 3, 3))) & (stack > 0)
     s, y, x = np.nonzero(peaks)
     strength = stack[s, y, x]

@@ -277,6 +277,13 @@ def test_without_torch_the_extra_is_named(monkeypatch, medjax):
     assert "pip install 'medjax[bench]'" in err
 
 
+@pytest.mark.parametrize("name", ["beam", "detector", "windows"])
+def test_without_torch_no_measurement_beside_it_begins(name, monkeypatch):
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="not installed\nget it: pip install"):
+        bench.load(name).main([])
+
+
 def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, medjax):
     code, _, err = medjax("bench", "--json", tmp_path)
     assert code == 2

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 import medjax
 from medjax import loop, models
@@ -362,6 +363,15 @@ def test_shifts_leave_places_without_a_say():
     assert kept.mean() > 0.8, "and they stay in the picture"
     overlap = metrics.iou(np.asarray(moved["boxes"][kept, 0]), np.asarray(moved["boxes"][kept, 0]))
     assert (overlap >= 0.3).mean(0).max() < 0.1, "the best of all boxes, given always"
+
+
+def test_blobs_are_scipys_laplacian_of_gaussians():
+    picture = ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 50, (40, 57)), 1)
+    for sigma in (1.5, 4.0, 11.0):
+        wanted = -(sigma**2) * ndimage.gaussian_laplace(picture, sigma, mode="reflect", truncate=8)
+        np.testing.assert_allclose(
+            detection_baselines.blobness(picture, np.array([sigma]))[0], wanted, atol=2e-3 * wanted.std()
+        )
 
 
 def test_a_centre_prior_brings_nothing_where_pictures_were_shifted():
