@@ -194,6 +194,20 @@ def test_swapped_axes_are_said(own):
     refused(lambda: open_layout(root, "coco"), "look swapped", "boxes reach over the edge")
 
 
+def test_swapped_axes_are_said_where_the_listing_gives_no_sizes(own):
+    """Then the picture itself tells, when it is read: all boxes of a broad one lie below it."""
+
+    def change(data):
+        for image in data["images"]:
+            del image["width"], image["height"]
+        broad = data["images"][0]["id"]
+        data["annotations"] = [a for a in data["annotations"] if a["image_id"] != broad]
+        data["annotations"].append({"id": 99, "image_id": broad, "category_id": 3, "bbox": [20, 50, 10, 10], "iscrowd": 0})
+
+    layout = open_layout(edit(own("coco"), change))
+    refused(lambda: examples(layout), "train_000.png", "with x and y changed over all its boxes lie inside")
+
+
 def test_square_images_cannot_tell_that_axes_are_swapped():
     rng = np.random.default_rng(0)
     from pathlib import Path

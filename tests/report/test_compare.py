@@ -257,7 +257,7 @@ def test_segmentations_by_their_cases(tmp_path):
     assert "a is better" in write_comparison(found, tmp_path / "out").read_text()
 
 
-def make_detections(folder, *, n=40, rules=(0.3, 0.3), known=None):
+def make_detections(folder, *, n=40, rules=(0.3, 0.3), known=None, alike=1):
     """Two runs over images of two classes, some empty, every other pair of a patient: the first's boxes lie closer."""
     rng = np.random.default_rng(6)
     truth = [rng.uniform(0, 70, (int(m), 2)) for m in rng.integers(0, 4, n)]
@@ -265,7 +265,7 @@ def make_detections(folder, *, n=40, rules=(0.3, 0.3), known=None):
     kinds = [rng.integers(0, 2, len(b)).astype(np.int32) for b in truth]
     label = np.array([[int((k == c).any()) for c in (0, 1)] for k in kinds], np.int8)
     label[[] if known is None else ~known] = -1
-    columns = {"boxes": Ragged.of(truth), "category": Ragged.of(kinds), "number": np.arange(n).astype(str)}
+    columns = {"boxes": Ragged.of(truth), "category": Ragged.of(kinds), "number": (np.arange(n) // alike).astype(str)}
     columns |= {"crowd": Ragged.of([np.zeros(len(b), bool) for b in truth]), "size": np.full((n, 2), 100)}
     cases = Cases({**make_cases(label, patient=np.repeat([f"p{i}" for i in range(n // 2)], 2)).columns, **columns})
     cases = cases.extend(numbers=np.tile([3, 9], (n, 1)))
@@ -307,6 +307,15 @@ def test_detections_by_their_images(tmp_path):
     assert 0 < lo < tables[0]["map"] - tables[1]["map"] < hi
     assert not found["delong"]
     assert "a is better" in write_comparison(found, tmp_path / "out").read_text()
+
+
+def test_images_that_two_listings_call_alike_are_called_by_their_ids(tmp_path):
+    """As where the folds pool images of a file of training and one of validation."""
+    runs, tables = make_detections(tmp_path, alike=2)
+    listed = json.loads((runs[0] / "predictions" / "test.json").read_text())
+    assert {b["image_id"] for b in listed} == {f"scan{i:04d}" for i in range(40)}
+    found = compare_runs(runs)
+    assert {m: e["value"] for m, e in found["metrics"]["a"].items()} == pytest.approx(tables[0], abs=1e-6)
 
 
 def test_detections_of_images_that_nobody_has_looked_at_do_not_count(tmp_path):

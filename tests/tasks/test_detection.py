@@ -168,8 +168,8 @@ def test_a_run_on_each_layout(done):
     assert set(report["baselines"]) == {"blob", "prior"}
     assert {"map", "map50", "mar", "froc", "froc_1", "rsna"} <= set(report["metrics"]["test"]) <= set(report["definitions"])
     assert set(report["comparisons"]) == {"blob", "prior"}
-    assert (run.folder / "figures" / "boxes.png").is_file()
-    assert (run.folder / "figures" / "froc.png").is_file()
+    for name in ("boxes", "froc", "by_size"):
+        assert (run.folder / "figures" / f"{name}.png").is_file()
     listed = json.loads((run.folder / "predictions" / "test.json").read_text())
     assert listed
     assert set(listed[0]) == {"image_id", "category_id", "bbox", "score"}
@@ -519,6 +519,11 @@ def test_a_pictures_loss_by_its_formula():
     smooth = np.where(d < 1 / 9, 4.5 * d * d, d - 1 / 18).sum()
     value = loss(box_loss="smooth_l1", box_weight=1.0, positive=0.5, negative=0.4)
     np.testing.assert_allclose(value, (classes + smooth) / 2, rtol=1e-4)
+    # A picture without boxes is all background.
+    empty = loss.func(
+        logits, deltas, anchors, truth, np.array([-1, -1]), box_loss="giou", box_weight=2.0, positive=0.5, negative=0.4
+    )
+    np.testing.assert_allclose(empty, -(0.75 * p**2 * np.log(1 - p)).sum(), rtol=1e-4)
 
 
 def test_pictures_without_boxes_are_negatives(task_of):
