@@ -463,7 +463,7 @@ def task_of():
 
 
 def test_mirrored_pictures_have_mirrored_boxes(task_of):
-    task, state, batch = task_of(mirrors=(0, 1))
+    task, state, batch = task_of(mirrors=(0, 1), gate=True)
     look_at = jax.jit(task.predict)
     before = look_at(state, batch)
     for axis in (0, 1):
@@ -472,6 +472,12 @@ def test_mirrored_pictures_have_mirrored_boxes(task_of):
         size = batch["image"].shape[axis + 1]
         mine = np.asarray(nn_boxes.flip(after["boxes"], axis, size))[:, :5]
         np.testing.assert_allclose(mine, before["boxes"][:, :5], atol=0.05)
+    # What is said of the whole picture is the mean of what is said of each of the four.
+    look_once = jax.jit(task_of(gate=True)[0].predict)
+    views = [jnp.flip(batch["image"], axes) for axes in ((), 1, 2, (1, 2))]
+    single = [np.asarray(look_once(state, {**batch, "image": view})["gate"], np.float64) for view in views]
+    np.testing.assert_allclose(before["gate"], np.mean(single, 0), rtol=1e-5)
+    assert np.std(single, 0).max() > 1e-4
 
 
 def test_the_gate_weighs_a_pictures_boxes(task_of):
