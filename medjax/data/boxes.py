@@ -191,14 +191,14 @@ def by_split(items: Iterable[tuple[str, BoxItem]], classes: Sequence[str], where
     if not everything:
         raise InputError(f"{where}: lists no images\ncheck the path")
     ids: dict[str, Path] = {}
-    files: dict[tuple[Path, tuple[int, ...]], str] = {}
+    files: set[tuple[Path, tuple[int, ...]]] = set()
     for item in everything:
+        if (item.path, item.part) in files:
+            raise InputError(f"{item.path}: is listed twice\nlist each image once, in one split")
         if item.id in ids:
-            raise InputError(f"{item.path} and {ids[item.id]} share the id {item.id!r}\nlist each image once, or rename one")
-        file = (item.path, item.part)
-        if file in files:
-            raise InputError(f"{item.path}: is listed twice, as {files[file]!r} and {item.id!r}\nkeep one of them")
-        ids[item.id], files[file] = item.path, item.id
+            raise InputError(f"{item.path} and {ids[item.id]} share the id {item.id!r}\nrename one of them")
+        ids[item.id] = item.path
+        files.add((item.path, item.part))
     if not classes:
         raise InputError(f"{where}: holds no box of any class\ncheck that the boxes are where they should be")
     check_swapped(everything, where)

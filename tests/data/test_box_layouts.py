@@ -153,7 +153,14 @@ def test_what_is_wrong_in_a_coco_file_is_named(own):
 
 def test_a_file_that_is_listed_twice(own):
     root = edit(own("coco"), lambda d: d["images"][1].update(file_name=d["images"][0]["file_name"]))
-    refused(lambda: open_layout(root), "train_000.png", "once")
+    refused(lambda: open_layout(root), "train_000.png: is listed twice", "once")
+
+
+def test_a_file_that_two_splits_list(own):
+    root = own("coco")
+    first = json.loads((root / "annotations" / "instances_train.json").read_text())["images"][0]
+    edit(root, lambda d: d["images"].append(first), "val")
+    refused(lambda: open_layout(root), "train_000.png: is listed twice", "in one split")
 
 
 def test_boxes_at_and_over_the_edge(own):
