@@ -35,6 +35,9 @@ def test_cases_take_and_extend_gather_late():
     again = longer.take(np.array([2, 0]))
     assert (again["label"].tolist(), again["pair"].tolist(), again["id"].tolist()) == ([2, 7], [2, 0], ["c", "h"])
     assert cases.take(cases["label"] > 7)["id"].tolist() == ["i", "j"]
+    assert cases.some(4)["id"].tolist() == ["a", "c", "f", "h"], "every two and a half"
+    assert part.some(2)["id"].tolist() == ["h", "h"]
+    assert cases.some(0) is cases.some(10) is cases
     assert "pair" in longer
     assert "pair" not in part
     assert longer.numeric() == ["label", "pair"]
