@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import optax
 
-from medjax.core import Cases, Examples, Ragged, Varying
+from medjax.cases import Cases, Ragged, Varying
+from medjax.core import Examples
 from medjax.engine import make_engine
 from medjax.infer import infer
 from medjax.memory import give_back_memory

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax.core import Batch, Cases, State, Task
+from medjax.cases import Cases
+from medjax.core import Batch, State, Task
 
 EMA = "ema"  # its place in `State.extra`
 

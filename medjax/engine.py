@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from medjax.core import Batch, Rows, State, Task, scope
+from medjax.cases import Rows
+from medjax.core import Batch, State, Task, scope
 from medjax.errors import InputError
 from medjax.flops import count_flops
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from medjax import metrics
-from medjax.core import Cases, Job, Rows, State, average, concatenate
+from medjax.cases import Cases, Rows, average
+from medjax.core import Job, State
 from medjax.data.load import NOT_POSSIBLE
 from medjax.ema import averages
 from medjax.errors import InputError
 from medjax.files import append_rows, write_bytes, write_json, write_text
-from medjax.members import Outcome, by_fold, ensemble_point, pool
+from medjax.members import Outcome, by_fold, ensemble_point, pool, pool_rows
 from medjax.metrics.bootstrap import MIN_CLUSTERS, is_biased
 
 Together = Callable[[Sequence[Outcome], Cases], Rows]
@@ -174,8 +175,8 @@ def rows_of_members(job: Job, trained: Sequence[Outcome], split: str) -> tuple[C
         parts = [(fold[0].data.cases["cv"], fold) for fold in folds]
         scored = [score_baselines(job, fold[0].baselines, cases) for cases, fold in parts]
         cases = pool([(cases, {}) for cases, _ in parts])[0]
-        rows = {"network": [_pool([job.decide(f[s].point, f[s].rows[split]) for f in folds]) for s in range(len(folds[0]))]}
-        return cases, {**rows, **{name: [_pool([part[name] for part in scored])] for name in scored[0]}}
+        rows = {"network": [pool_rows([job.decide(f[s].point, f[s].rows[split]) for f in folds]) for s in range(len(folds[0]))]}
+        return cases, {**rows, **{name: [pool_rows([part[name] for part in scored])] for name in scored[0]}}
     cases = trained[0].data.cases[split]
     scored = [score_baselines(job, fold[0].baselines, cases) for fold in folds]
     rows = {"network": [job.decide(t.point, t.rows[split]) for t in trained]}
@@ -197,12 +198,8 @@ def combined_rows(
         return average([t.rows[split] for t in members])
 
     if split == "cv":
-        return _pool([job.decide(ensemble_point(job, fold, together), joined(fold)) for fold in by_fold(trained)])
+        return pool_rows([job.decide(ensemble_point(job, fold, together), joined(fold)) for fold in by_fold(trained)])
     return job.decide(point, joined(trained))
-
-
-def _pool(parts: Sequence[Rows]) -> Rows:
-    return {name: concatenate([rows[name] for rows in parts]) for name in parts[0]}
 
 
 def assess(

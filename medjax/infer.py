@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Cases, Examples, Rows, State, average, stack_rows
+from medjax.cases import Cases, Rows, average, stack_rows
+from medjax.core import Examples, State
 from medjax.engine import Engine
 
 Batches = Iterator[tuple[dict[str, np.ndarray], int]]

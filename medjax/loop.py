@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from medjax import evaluation, run
+from medjax.cases import Cases, Rows
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import Bar, hushed, say
-from medjax.core import Cases, Examples, Job, Rows, State, augmented, current_scope, scope
+from medjax.core import Examples, Job, State, augmented, current_scope, scope
 from medjax.data.load import Dataset, load, load_folds, split_fingerprint
 from medjax.data.pipeline import Prefetch, drawn_shapes, pipeline
 from medjax.ema import averaged, started

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Cases, Job, Rows, average, concatenate
+from medjax.cases import Cases, Rows, average, concatenate
+from medjax.core import Job
 from medjax.data.load import Dataset
 
 ENSEMBLE = "ensemble"  # whose operating point goes with the members' averaged rows
@@ -67,7 +68,12 @@ def checkpoint_folder(folder: Path, member: Member) -> Path:
 def pool(parts: Sequence[tuple[Cases, Rows]]) -> tuple[Cases, Rows]:
     """Cases and rows of several folds, one after the other."""
     cases = Cases(parts[0][0].columns, np.concatenate([c.index for c, _ in parts]))
-    return cases, {name: concatenate([r[name] for _, r in parts]) for name in parts[0][1]}
+    return cases, pool_rows([rows for _, rows in parts])
+
+
+def pool_rows(parts: Sequence[Rows]) -> Rows:
+    """Rows of several folds, one after the other."""
+    return {name: concatenate([rows[name] for rows in parts]) for name in parts[0]}
 
 
 def by_fold(members: Sequence[Outcome]) -> list[list[Outcome]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics import log_loss
 
-from medjax.core import Cases
+from medjax.cases import Cases
 from medjax.tasks import baselines
 
 KINDS = {"majority": baselines.majority, "logistic": baselines.logistic, "header": baselines.header}

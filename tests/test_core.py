@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.core import AUGMENT, DROPOUT, Cases, State, augmented, example_keys, purpose_keys, scope
+from medjax.cases import Cases
+from medjax.core import AUGMENT, DROPOUT, State, augmented, example_keys, purpose_keys, scope
 from medjax.engine import check_batch_size, make_engine
 from medjax.errors import InputError
 from medjax.flops import count_flops, human

@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from medjax import cli
-from medjax.core import Baseline, Cases
+from medjax.cases import Cases
+from medjax.core import Baseline
 from medjax.data.inspect import read_all, report
 from medjax.data.layouts import find_layouts
 from medjax.data.shortcuts import find_shortcuts

@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score
 
 from medjax import evaluation, metrics
-from medjax.core import About, Baseline, Cases, Job
+from medjax.cases import Cases
+from medjax.core import About, Baseline, Job
 from medjax.errors import InputError
 from medjax.tasks import classification
 

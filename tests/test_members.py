@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import medjax
+from medjax.cases import average
 from medjax.config import Data, Train
-from medjax.core import average
 from medjax.deploy.finished import Finished, evaluate, predict
 from medjax.loop import load_all
 from medjax.members import Member, list_members

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.data.layouts import Layout
 from medjax.errors import InputError
 

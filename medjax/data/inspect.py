@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import SPLITS, Baseline, Cases
+from medjax.cases import Cases
+from medjax.core import SPLITS, Baseline
 from medjax.data.digests import digest
 from medjax.data.duplicates import LARGEST_SET, SIDE, SMALLEST, describe, near_copies
 from medjax.data.shortcuts import find_shortcuts

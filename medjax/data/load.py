@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Cases, Job, Ragged
+from medjax.cases import Cases, Ragged
+from medjax.core import Job
 from medjax.data.prepare import Prepared, prepare
 from medjax.data.split import clear_leaks, group_cases, make_folds, make_splits, rarest_class
 from medjax.data.tables import split_by_file

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Cases, Examples
+from medjax.cases import Cases
+from medjax.core import Examples
 from medjax.data.sampling import Draw, make_draw
 
 Pipeline = Callable[[int], dict[str, np.ndarray]]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Cases, Ragged, Varying, stack_rows
+from medjax.cases import Cases, Ragged, Varying, stack_rows
 from medjax.data.digests import code_digest, digest
 from medjax.data.duplicates import LARGEST_SET, SIDE, SMALLEST, describe, near_copies
 from medjax.data.npy_files import Appended, cut, reserve

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.data.records import EMPTY, Events, Rules, Tally, Variable, clean
 from medjax.errors import InputError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medjax.core import Cases
+from medjax.cases import Cases
 from medjax.errors import InputError
 
 Draw = Callable[[np.ndarray, int], np.ndarray]

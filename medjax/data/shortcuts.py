@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from medjax import metrics
-from medjax.core import Baseline, Cases
+from medjax.cases import Cases
+from medjax.core import Baseline
 from medjax.data.split import make_folds, rarest_class
 from medjax.errors import InputError
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import SPLITS, Cases
+from medjax.cases import Cases
+from medjax.core import SPLITS
 from medjax.data.folders import SPLIT_NAMES, drop_ending
 from medjax.errors import InputError
 from medjax.formats.table import Table, parse_age, parse_sex, read_table

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.data.records import Tally
 from medjax.errors import InputError
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from medjax import evaluation, run
+from medjax.cases import Cases, Ragged, Rows, concatenate
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import say
-from medjax.core import Cases, Job, Ragged, Rows, State, concatenate
+from medjax.core import Job, State
 from medjax.data.load import Dataset, load_one, split_fingerprint
 from medjax.data.prepare import read_cases
 from medjax.ema import averaged

@@ -149,10 +149,9 @@ def group_series(files: Iterable[tuple[Path, Header]]) -> list[Series]:
         if not header.series:
             raise InputError(f"{file}: has no SeriesInstanceUID\nget the original series, or leave the file out")
         found.setdefault(header.series, []).append((file, header))
-    for members in found.values():
-        first = members[0]
-        if other := next((file for file, header in members if header.patient != first[1].patient), None):
-            raise InputError(f"{other}: is of another patient than {first[0]}, in one series\nget the original series")
+    for (file, header), *others in found.values():
+        if other := next((path for path, of in others if of.patient != header.patient), None):
+            raise InputError(f"{other}: is of another patient than {file}, in one series\nget the original series")
     return [Series(uid, tuple(f for f, _ in m), m[0][1].modality, m[0][1].patient) for uid, m in found.items()]
 
 
@@ -225,8 +224,7 @@ def slices_of(files: Sequence[Path]) -> Slices:
     Raises:
       InputError: as `read_slices`; files that are not there any more, or of several series.
     """
-    headers = [(file, header) for file in files if (header := read_header(file))]
-    found = group_series(headers)
+    found = group_series((file, header) for file in files if (header := read_header(file)))
     if len(found) != 1:
         raise InputError(f"{files[0]}: is of {len(found)} series, where one is expected\nrestore the files of the series")
     return read_slices(found[0])

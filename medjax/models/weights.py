@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.cases import Cases
 from medjax.console import say
-from medjax.core import Cases, State
+from medjax.core import State
 from medjax.errors import InputError
 from medjax.models.torch_files import read_tensors
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Cases, Figure
+from medjax.cases import Cases
+from medjax.core import Figure
 from medjax.formats.dicom import is_dicom
 from medjax.formats.facts import first_bytes
 from medjax.formats.image import resize

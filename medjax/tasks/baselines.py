@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit, softmax
 
-from medjax.core import Baseline, Cases, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Baseline
 from medjax.metrics import log_loss
 
 PIXELS = 64  # side that images are reduced to for the linear model

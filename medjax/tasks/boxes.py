@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import models
+from medjax.cases import Cases
 from medjax.config import Experiment, Optimizer
 from medjax.console import say
-from medjax.core import About, Batch, Cases, Job, State
+from medjax.core import About, Batch, Job, State
 from medjax.data import augment
 from medjax.data.augment.boxes import box_augment, mosaic
 from medjax.data.boxes import picture_source

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from medjax import models
+from medjax.cases import Cases
 from medjax.config import Experiment, Optimizer
-from medjax.core import About, Batch, Cases, Job
+from medjax.core import About, Batch, Job
 from medjax.data import augment
 from medjax.data.folders import image_source
 from medjax.data.layouts import Layout, open_own

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 
 from medjax import metrics
+from medjax.cases import Cases, Rows
 from medjax.config import Decide
-from medjax.core import About, Augment, Baseline, Batch, Cases, Figure, Job, Rows, Task
+from medjax.core import About, Augment, Baseline, Batch, Figure, Job, Task
 from medjax.data.folders import image_source
 from medjax.tasks import baselines as simple
 from medjax.tasks import decisions, pictures

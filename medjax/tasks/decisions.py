@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from medjax import metrics
+from medjax.cases import Cases, Rows
 from medjax.config import Decide
-from medjax.core import Cases, Rows
 
 DEFAULT = Decide()
 EDGE = 1e-6  # how near to 0 or 1 a threshold counts when a distance is divided by it

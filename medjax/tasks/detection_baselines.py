@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import fft, ndimage
 
-from medjax.core import Baseline, Cases, Rows, stack_rows
+from medjax.cases import Cases, Rows, stack_rows
+from medjax.core import Baseline
 from medjax.formats.image import resize, to_grey
 from medjax.metrics import detection as metrics
 from medjax.tasks.detection_cases import padded, row_of

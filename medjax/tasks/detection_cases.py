@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medjax.core import Cases, Examples, Rows, Varying
+from medjax.cases import Cases, Rows, Varying
+from medjax.core import Examples
 from medjax.errors import InputError
 from medjax.formats.image import resize, to_grey
 from medjax.metrics import detection as metrics

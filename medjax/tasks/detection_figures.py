@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from medjax.core import Cases, Figure, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Figure
 from medjax.formats.image import resize
 from medjax.formats.intensity import clip_percentiles, to_uint8
 from medjax.metrics import detection as metrics

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medjax.core import About, Augment, Baseline, Cases, Examples, Job, Rows, Task
+from medjax.cases import Cases, Rows
+from medjax.core import About, Augment, Baseline, Examples, Job, Task
 from medjax.metrics import detection as metrics
 from medjax.tasks import detection_figures
 from medjax.tasks.detection_cases import check

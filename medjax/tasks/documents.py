@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from medjax.cases import Cases, Varying
 from medjax.console import say
-from medjax.core import Cases, Varying
 from medjax.data.layouts import Joined, Layout
 from medjax.data.load import load, load_folds
 from medjax.data.sections import chosen

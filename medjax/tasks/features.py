@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medjax.cases import Cases
 from medjax.checkpoint import Checkpoints
 from medjax.console import say
-from medjax.core import Cases, State
+from medjax.core import State
 from medjax.ema import EMA
 from medjax.errors import InputError
 from medjax.models.resnet import ResNet

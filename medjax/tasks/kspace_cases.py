@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.data.layouts.fastmri import FastMRI, Scan
 from medjax.data.restored import content_seed
 from medjax.errors import InputError

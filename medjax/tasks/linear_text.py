@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit, softmax
 
-from medjax.core import Baseline, Cases, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Baseline
 from medjax.tasks import baselines as simple
 from medjax.tasks.documents import decode
 

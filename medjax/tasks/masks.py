@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from medjax import models
+from medjax.cases import Cases
 from medjax.config import Experiment, Optimizer, Train
 from medjax.console import say
-from medjax.core import About, Batch, Cases, Job
+from medjax.core import About, Batch, Job
 from medjax.data.augment.masks import on_image, pair_augment
 from medjax.data.augment.recipes import nnunet_recipe
 from medjax.data.augment.scans import bias_field, sometimes

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from medjax.core import Cases, Figure, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Figure
 from medjax.data.volumes import IGNORE
 from medjax.metrics import segmentation as metrics
 from medjax.tasks.volumes import resize_linear

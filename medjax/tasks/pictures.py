@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medjax import metrics
-from medjax.core import Cases, Figure, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Figure
 from medjax.tasks.images import Windows, to_shown
 
 GRID = np.linspace(0, 1, 101)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.cases import Cases, Rows
 from medjax.config import Experiment, Optimizer, Train
-from medjax.core import About, Baseline, Batch, Cases, Job, Rows, State, Task
+from medjax.core import About, Baseline, Batch, Job, State, Task
 from medjax.data.augment.differentiable import differentiable
 from medjax.metrics.restoration import MAXIMUM
 from medjax.models.consistent_unet import ConsistentUNet

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.core import Batch, Cases, Figure, Rows, State
+from medjax.cases import Cases, Rows
+from medjax.core import Batch, Figure, State
 from medjax.physics import kspace as mr
 from medjax.tasks.restoration_figures import DIFFERENCE, _grey, _shown
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medjax import metrics
+from medjax.cases import Cases, Rows
 from medjax.config import Decide
-from medjax.core import Cases, Figure, Rows
+from medjax.core import Figure
 from medjax.errors import InputError
 from medjax.tasks import classification, decisions, multilabel, pictures
 from medjax.tasks.record_baselines import Question, summaries

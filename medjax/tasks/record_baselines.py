@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit, logit, softmax
 
-from medjax.core import Baseline, Cases, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Baseline
 from medjax.tasks.baselines import SURE, best_setting, linear_classes, linear_labels
 from medjax.tasks.record_statistics import CLIP
 

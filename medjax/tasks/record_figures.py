@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.core import Cases, Figure, Rows, State, Task
+from medjax.cases import Cases, Rows
+from medjax.core import Figure, State, Task
 from medjax.data.records import Variable
 from medjax.models.observed import STATISTICS
 

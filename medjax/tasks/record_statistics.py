@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.core import Cases, State
+from medjax.cases import Cases
+from medjax.core import State
 from medjax.models.observed import KNOTS, STATISTICS
 from medjax.tasks.record_heads import survival_bins
 

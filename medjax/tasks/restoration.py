@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax.core import About, Augment, Baseline, Batch, Cases, Job, Rows, State, Task
+from medjax.cases import Cases, Rows
+from medjax.core import About, Augment, Baseline, Batch, Job, State, Task
 from medjax.errors import InputError
 from medjax.formats.restored import write_restored
 from medjax.metrics import restoration as metrics

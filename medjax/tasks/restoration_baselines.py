@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medjax.core import Baseline, Cases, Rows, stack_rows
+from medjax.cases import Cases, Rows, stack_rows
+from medjax.core import Baseline
 from medjax.extras import need
 from medjax.metrics import restoration as metrics
 from medjax.metrics.restoration import Scale

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Cases, Figure, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Figure
 from medjax.formats.image import resize
 from medjax.metrics import restoration as metrics
 from medjax.metrics.restoration import Scale

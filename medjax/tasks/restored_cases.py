@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.data.restored import content_seed
 from medjax.errors import InputError
 from medjax.formats.restored import regridded

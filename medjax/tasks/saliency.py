@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.core import Batch, Cases, Figure, Rows, State, Task
+from medjax.cases import Cases, Rows
+from medjax.core import Batch, Figure, State, Task
 from medjax.tasks.images import Windows, as_batch, to_shown
 from medjax.tasks.pictures import shown_cases
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax.core import About, Augment, Baseline, Batch, Cases, Examples, Job, Rows, Task, Varying
+from medjax.cases import Cases, Rows, Varying
+from medjax.core import About, Augment, Baseline, Batch, Examples, Job, Task
 from medjax.data.volumes import IGNORE
 from medjax.errors import InputError
 from medjax.formats.dicom_seg import write_seg

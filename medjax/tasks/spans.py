@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.metrics import text as metrics
 
 Spans = np.ndarray  # int32 [m, 3]: begin, end, type

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Cases
+from medjax.cases import Cases
 
 
 def write_cases(cases: Cases, columns: Mapping[str, Sequence[Any]]) -> str:

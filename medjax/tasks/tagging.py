@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax.core import About, Baseline, Batch, Cases, Examples, Job, Rows, Task, Varying
+from medjax.cases import Cases, Rows, Varying
+from medjax.core import About, Baseline, Batch, Examples, Job, Task
 from medjax.data import tags as schemes
 from medjax.data.tags import Scheme
 from medjax.data.tokenize import UNKNOWN, Numbers

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from medjax.core import Baseline, Cases, Rows, stack_rows
+from medjax.cases import Cases, Rows, stack_rows
+from medjax.core import Baseline
 from medjax.data import tags as schemes
 from medjax.data.tokenize import normal
 from medjax.metrics import text as metrics

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Cases, Figure, Rows
+from medjax.cases import Cases, Rows
+from medjax.core import Figure
 from medjax.metrics import text as metrics
 from medjax.metrics.text import Pair, Span
 from medjax.tasks.documents import decode

@@ -8,7 +8,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from medjax.core import Cases, Examples, Figure, Rows, State, Task
+from medjax.cases import Cases, Rows
+from medjax.core import Examples, Figure, State, Task
 from medjax.models.reader import LabelAttention
 from medjax.tasks.documents import decode
 

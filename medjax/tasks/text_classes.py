@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from medjax import metrics
+from medjax.cases import Cases, Rows, Varying
 from medjax.config import Decide
-from medjax.core import About, Baseline, Batch, Cases, Examples, Figure, Job, Rows, Task, Varying
+from medjax.core import About, Baseline, Batch, Examples, Figure, Job, Task
 from medjax.data.pieces import Pieces
 from medjax.data.tokenize import Numbers, hashed_grams
 from medjax.metrics import text as text_metrics

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from medjax.cases import Cases
 from medjax.console import say
-from medjax.core import Cases, State, Task
+from medjax.core import State, Task
 from medjax.models.reader import STATISTICS
 from medjax.tasks import baselines
 from medjax.tasks.classification import class_loss, class_outputs

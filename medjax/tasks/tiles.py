@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.core import Cases, Examples, Varying
+from medjax.cases import Cases, Varying
+from medjax.core import Examples
 from medjax.tasks.volumes import window_starts
 
 IMAGE = "image"  # outputs whose name begins so are images: "image", "image/adversarial"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from medjax.core import Cases, Varying
+from medjax.cases import Cases, Varying
 from medjax.data.volumes import IGNORE
 from medjax.formats.image import otsu_threshold
 

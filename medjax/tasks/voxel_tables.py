@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from medjax.core import Baseline, Cases, Rows, stack_rows
+from medjax.cases import Cases, Rows, stack_rows
+from medjax.core import Baseline
 from medjax.data.volumes import IGNORE
 
 BINS = 256

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax.core import LATENT, About, Baseline, Batch, Cases, Examples, Figure, Job, Rows, Task, Varying, purpose_keys
+from medjax.cases import Cases, Rows, Varying
+from medjax.core import LATENT, About, Baseline, Batch, Examples, Figure, Job, Task, purpose_keys
 from medjax.data.pieces import BEGIN, END, PADDING, Pieces
 from medjax.errors import InputError
 from medjax.metrics import writing as metrics

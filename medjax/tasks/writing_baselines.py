@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Baseline, Cases, Rows, stack_rows
+from medjax.cases import Cases, Rows, stack_rows
+from medjax.core import Baseline
 from medjax.metrics import writing as metrics
 from medjax.tasks.documents import decode, encode
 from medjax.tasks.linear_text import features, fit_terms

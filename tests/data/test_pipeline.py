@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from medjax.core import Cases, Examples
+from medjax.cases import Cases
+from medjax.core import Examples
 from medjax.data.pipeline import BLOCK, Prefetch, drawn_shapes, pipeline
 
 

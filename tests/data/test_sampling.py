@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from medjax.core import Cases
+from medjax.cases import Cases
 from medjax.data.pipeline import pipeline
 from medjax.data.sampling import class_weights, rarest_class
 from medjax.errors import InputError

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 from sklearn.metrics import cohen_kappa_score
 
-from medjax.core import About, Baseline, Batch, Cases, Figure, Job, Rows, Task
+from medjax.cases import Cases, Rows
+from medjax.core import About, Baseline, Batch, Figure, Job, Task
 from medjax.data.augment import to_unit
 from medjax.data.folders import image_source
 from medjax.tasks.supervised import supervised

@@ -15,7 +15,7 @@ import sklearn.metrics as sk
 from scipy import stats
 
 from medjax import cli, metrics
-from medjax.core import Cases, Ragged, stack_rows
+from medjax.cases import Cases, Ragged, stack_rows
 from medjax.errors import InputError
 from medjax.files import write_json, write_text
 from medjax.metrics import detection

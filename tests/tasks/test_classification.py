@@ -11,8 +11,9 @@ from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from medjax import metrics
+from medjax.cases import Cases
 from medjax.config import Decide
-from medjax.core import About, Cases
+from medjax.core import About
 from medjax.models.resnet import ResNet
 from medjax.report import figures as drawn
 from medjax.tasks import classification as task_file

@@ -19,8 +19,8 @@ from scipy import ndimage
 
 import medjax
 from medjax import loop, models
+from medjax.cases import Cases, Ragged
 from medjax.config import Data, Optimizer, Train
-from medjax.core import Cases, Ragged
 from medjax.data.layouts import open_layout
 from medjax.data.load import load
 from medjax.data.pipeline import pipeline

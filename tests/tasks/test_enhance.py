@@ -13,7 +13,7 @@ from PIL import Image
 from restoring import STEPS, case, job_of, phantom, settings
 
 import medjax
-from medjax.core import Cases, Ragged
+from medjax.cases import Cases, Ragged
 from medjax.data.restored import given_images, whole_images
 from medjax.errors import InputError
 from medjax.formats.image import read_image

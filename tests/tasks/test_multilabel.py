@@ -16,8 +16,9 @@ from scipy.special import expit
 from test_saliency import Staged
 
 import medjax
+from medjax.cases import Cases
 from medjax.config import Data, Decide, Train
-from medjax.core import About, Cases
+from medjax.core import About
 from medjax.errors import InputError
 from medjax.report import figures as drawn
 from medjax.tasks import decisions

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medjax.core import Cases, Ragged, Varying
+from medjax.cases import Cases, Ragged, Varying
 from medjax.tasks import volumes
 from medjax.tasks.volumes import Geometry
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from medjax.core import Cases
+from medjax.cases import Cases
 from medjax.metrics import auroc
 from medjax.tasks import record_baselines as simple
 from medjax.tasks.record_baselines import Question, predict_trees, staged_trees, tree_arrays

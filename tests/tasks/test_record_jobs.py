@@ -14,8 +14,8 @@ import pytest
 
 import medjax
 from medjax import evaluation, experiments
+from medjax.cases import Cases, Varying
 from medjax.config import Data, Train
-from medjax.core import Cases, Varying
 from medjax.data.load import load_folds
 from medjax.data.prepare import read_cases
 from medjax.deploy.finished import evaluate, predict

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.data.records import Variable
 from medjax.errors import InputError
 from medjax.tasks.record_answers import running_summaries

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from restoring import phantom
 
-from medjax.core import Cases, Ragged
+from medjax.cases import Cases, Ragged
 from medjax.metrics.restoration import MAXIMUM
 from medjax.physics.ct import scan
 from medjax.tasks import restoration_baselines as simple

@@ -9,7 +9,7 @@ import pytest
 from conftest import blob_image
 from scipy.stats import spearmanr
 
-from medjax.core import Cases
+from medjax.cases import Cases
 from medjax.engine import make_engine
 from medjax.models.resnet import BasicBlock
 from medjax.nn import BatchNorm, Conv

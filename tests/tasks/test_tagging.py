@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medjax
+from medjax.cases import Cases, Ragged, Varying, stack_rows
 from medjax.config import Data, Optimizer, Train
-from medjax.core import Cases, Ragged, Varying, stack_rows
 from medjax.data import tags
 from medjax.data.layouts import open_layout
 from medjax.data.tokenize import FIRST, Numbers, count_vocabulary

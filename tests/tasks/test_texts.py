@@ -18,8 +18,9 @@ from sklearn.linear_model import LogisticRegression
 
 import medjax
 from medjax import experiments
+from medjax.cases import Cases, Ragged, stack_rows
 from medjax.config import Data, Optimizer, Train
-from medjax.core import Cases, Ragged, State, stack_rows
+from medjax.core import State
 from medjax.data.tokenize import Numbers, find_tokens, hashed_grams
 from medjax.deploy.finished import predict
 from medjax.errors import InputError

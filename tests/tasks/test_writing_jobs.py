@@ -19,8 +19,8 @@ pytest.importorskip("rouge_score")
 
 import medjax
 from medjax import experiments
+from medjax.cases import Cases, stack_rows
 from medjax.config import Data, Optimizer, Train
-from medjax.core import Cases, stack_rows
 from medjax.data.layouts import detect, open_layout, report_images
 from medjax.data.pieces import END, Pieces, learn_pieces
 from medjax.deploy.finished import predict

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medjax.core import Varying
+from medjax.cases import Varying
 from medjax.data.layouts import Layout
 from medjax.data.records import Variable
 
