@@ -250,6 +250,8 @@ def assess(
             measured["ensemble"] = measure_all(job, cases, {"network": [network]})["metrics"]["network"]
         write_predictions(job, folder / "predictions", split, network, cases)
     shortcut, warnings = audit_shortcut(baselines, split)
+    if job.tell is not None:
+        warnings = [*job.tell(measured[split]), *warnings]
     if data.audit.get("near_copies", {}).get("search") == NOT_POSSIBLE:
         warnings.append(f"Near-copies of images: {NOT_POSSIBLE}. The splits may share pictures that only look different.")
     described = held if folded else data.cases
