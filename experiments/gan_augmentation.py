@@ -1,4 +1,4 @@
-"""Do images from a GAN help a classifier? Real, with classic augmentation, and with generated images besides: Br35H, or yours."""
+"""Do images from a GAN help a classifier? Real, classic augmentation, and generated images besides: Br35H, or yours."""
 
 from dataclasses import dataclass
 

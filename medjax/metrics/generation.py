@@ -5,7 +5,7 @@ Pure NumPy in float64. Features [n, F] are of whatever network the caller names:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -140,7 +140,7 @@ def nearest(
     return np.concatenate(found), np.concatenate(places)
 
 
-def _distances(x: np.ndarray, y: np.ndarray):
+def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
     """Euclidean distances of blocks of rows of x to all of y."""
     lengths = np.square(y).sum(1)
     for start in range(0, len(x), BLOCK):

@@ -20,7 +20,7 @@ from medjax import metrics
 from medjax.config import Decide, Train
 from medjax.core import AUGMENT, LATENT, About, Batch, Cases, Job, Rows, State, Task, example_keys, purpose_keys
 from medjax.data import augment
-from medjax.ema import averaged, averages
+from medjax.ema import averaged
 from medjax.models.resnet import ResNet
 from medjax.tasks import decisions, generation_figures
 from medjax.tasks.classification import classification, classification_job
@@ -113,7 +113,7 @@ def trial(
             changed = [jax.vmap(augment)(purpose_keys(keys, AUGMENT), b) for b in (batch, mixed)]
             done = {n: classify.update(part(state, n), b, axis) for n, b in zip(ARMS, (batch, *changed))}
             logs = {f"loss/{name}": of["loss"] for name, (_, of) in done.items()}
-            logs |= {name: sum(of[name] for _, of in done.values()) / len(done) for name in ("loss", "grad_norm")}
+            logs |= {name: jnp.mean(jnp.array([of[name] for _, of in done.values()])) for name in ("loss", "grad_norm")}
             return put(state, {name: new for name, (new, _) in done.items()}), logs
 
         names = [jax.eval_shape(turn)[1] for turn in (play, learn)]
@@ -211,7 +211,7 @@ def decide(point: Mapping[str, np.ndarray], rows: Rows) -> Rows:
 
 
 def measure(rows: Rows, cases: Cases, *, classes: tuple[str, ...]) -> dict[str, float]:
-    """What is compared, of the arm `gan`; METRIC/ARM of the others; and METRIC_gain, `gan` less `classic`, on the same cases."""
+    """What is compared, of the arm `gan`, METRIC/ARM of the others, and METRIC_gain, `gan` less `classic` on the same cases."""
     found = _compared(rows["score"], rows["pred"], cases, classes)
     arms = {arm: _compared(rows[f"score/{arm}"], rows[f"pred/{arm}"], cases, classes) for arm in _arms(rows)}
     for arm, values in arms.items():
@@ -282,8 +282,7 @@ def trial_job(task: Task, *, about: About, share: float, rule: Decide, steps: in
     job = classification_job(task, about=about, decide=rule, **options)
 
     def explain(state: State, rows: Rows, cases: Cases) -> dict[str, Any]:
-        inner = averages(state.replace(params=state.params[GAN], extra=state.extra[GAN], opt={}))
-        return generation_figures.course(inner, rows, cases, steps=steps)
+        return generation_figures.course(state.replace(extra=state.extra[GAN]), rows, cases, steps=steps)
 
     return job._replace(
         about=job.about._replace(definitions={**job.about.definitions, **definitions(share)}),

@@ -74,7 +74,8 @@ def scaled(image: jax.Array) -> jax.Array:
 
 def look(model: ResNet, variables: Mapping[str, Any], image: jax.Array) -> tuple[jax.Array, jax.Array]:
     """uint8 [n, H, W, C] -> (features [n, F], class probabilities [n, K]), float32."""
-    last = model.apply(variables, scaled(image), train=False, features=True)[-1]
+    maps: Any = model.apply(variables, scaled(image), train=False, features=True)
+    last = maps[-1]
     features = last.mean((1, 2)).astype(jnp.float32)
     head = variables["params"]["head"]
     return features, jax.nn.softmax(features @ head["kernel"] + head["bias"])
