@@ -157,12 +157,8 @@ def trial_experiment(
     of, train, names = config.classifier, config.train, config.data.classes
     colour, later = config.image.form == "colour", train.total() - train.gan_steps
     alone = dataclasses.replace(config, train=dataclasses.replace(train, steps=0))  # its rates end with the GAN's updates
-    gan = remembered(
-        averaged(make_task(alone, len(names), 3 if colour else 1), of.ema),
-        latent=config.model.latent,
-        classes=len(names),
-        steps=train.gan_steps,
-    )
+    gan = make_task(alone, len(names), 3 if colour else 1)
+    gan = averaged(remembered(gan, latent=config.model.latent, classes=len(names), steps=train.gan_steps), of.ema)
     model = ResNet(len(names), of.width, of.blocks, stem_stride=1 if config.image.size <= 32 else 2, dropout=of.dropout)
     task = trial(
         gan,

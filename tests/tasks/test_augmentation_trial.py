@@ -4,13 +4,14 @@ import dataclasses
 import importlib.util
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from conftest import ROOT, blob_image
-from families import Generator, batch_of, gan
+from families import batch_of, gan
 from PIL import Image
 
 import medjax
@@ -31,35 +32,34 @@ def bits(tree):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
 
-class OfClass(Generator):
+class OfClass(nn.Module):
     """Pictures of one grey for each class, so that they are known where they come."""
 
+    @nn.compact
     def __call__(self, x, *, train):
-        self.param("nothing", lambda key: jnp.zeros(()))
+        self.param("nothing", nn.initializers.zeros, ())
         return jnp.broadcast_to((x["class"] * 2.0 - 1.0)[:, None, None, None], (len(x["class"]), 8, 8, 1))
 
 
-def arms_of(share):
-    class Judge(ResNet):
-        def __call__(self, x, *, train, **more):
-            return ResNet.__call__(self, x["image"] if isinstance(x, dict) else x, train=train, **more)
+class Judge(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(1)(x["image"].reshape(len(x["image"]), -1))[:, 0]
 
+
+def arms_of(share):
     tx = {"generator": optax.sgd(0.0), "discriminator": optax.sgd(0.0)}
     made = adversarial(
         OfClass(),
-        Judge(1, 2, (1,), stem_stride=1),
+        Judge(),
         tx,
         latent=3,
         labels=lambda batch: batch["label"],
         inputs=lambda batch: to_unit(batch["image"]),
     )
-    seen = []
-
-    def inputs(batch):
-        seen.append(batch["image"])
-        return to_unit(batch["image"])
-
-    classify = classification(ResNet(2, 2, (1,), stem_stride=1, dropout=0.0), optax.sgd(0.1), inputs=inputs)
+    classify = classification(
+        ResNet(2, 2, (1,), stem_stride=1, dropout=0.0), optax.sgd(0.1), inputs=lambda b: to_unit(b["image"])
+    )
     still = lambda key, example: {**example, "image": to_unit(example["image"])}  # noqa: E731
     return trial(made, classify, at=2, latent=3, share=share, augment=still)
 
