@@ -118,7 +118,7 @@ def _parser() -> _Parser:
     sub.add_argument("inputs", metavar="INPUT", nargs="*")
     sub.add_argument("--count", type=int, metavar="N", help="of a generator, in place of INPUT: how many images to make")
     sub.add_argument("--label", metavar="CLASS", help="of a generator: the class to make; all in turn by default")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder; predictions.csv goes there")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="a new folder; predictions.csv goes there; needed")
     sub = verb("report", "draw a run's report.html again and show its numbers; of several runs, compare them", _report)
     sub.add_argument(
         "runs", metavar="RUN", type=Path, nargs="+", help="with more than one, the first is compared with each other"
@@ -223,6 +223,8 @@ def _predict(known: argparse.Namespace) -> int:
             "see medjax predict --help",
             usage=True,
         )
+    if known.out is None:
+        raise InputError("medjax predict needs --out DIR, a new folder\nsee medjax predict --help", usage=True)
     module, settings, _ = _of_run(known.run)
     if known.count is not None:
         from medjax.deploy.generate import generate
