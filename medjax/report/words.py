@@ -57,6 +57,7 @@ METRICS: dict[str, str] = {
     "texture": "Distance of power spectra",
     "residual": "Data-consistency residual",
     "real_sign": "Discriminator's mean sign on true images",
+    "real_side": "Discriminator's side of real images",
     "fid": "FID",
     "kid": "KID",
     "is": "Inception score",

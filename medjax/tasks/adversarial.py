@@ -92,7 +92,9 @@ def adversarial(
     Returns:
       Task whose rows are `image`, `real_logit` and `fake_logit` [n], and whose logs tell of trouble: `diversity`, the mean
       distance of neighbouring generated images over that of real ones (0 where all are one), and `real_sign`, the mean sign of
-      D on training images (r_t of Karras et al., NeurIPS 2020, section 3: towards 1 where D knows them by heart), and `chance`.
+      D on training images (r_t of Karras et al., NeurIPS 2020, section 3: towards 1 where D knows them by heart). With
+      `game.adapt` also `chance`, and `real_side`, which it follows: `real_sign`, for the relativistic loss from the middle
+      between the mean logits of real and generated images.
 
     Raises:
       ValueError: neither or both of `latent` and `given`, labels of what is given, an unknown loss, nothing to adapt.
@@ -177,7 +179,11 @@ def adversarial(
             on_fake, moved = judge(params, {**extra, **moved}, fake, keys)
             value = (per_example(loss.discriminator(on_real, on_fake)) * share).sum()
             value += penalty(params, extra, seen, fake, keys)
-            return value, (moved, (jnp.sign(per_example(on_real)) * share).sum())
+            on_real, on_fake = per_example(on_real), per_example(on_fake)
+            middle = jnp.zeros(())
+            if game.loss == "relativistic":  # of which differences alone count: 0 has no meaning
+                middle = total(jax.lax.stop_gradient(((on_real + on_fake) * share).sum()), axis) / 2
+            return value, (moved, ((jnp.sign(on_real) * share).sum(), (jnp.sign(on_real - middle) * share).sum()))
 
         def loss_g(params: Any, judging: Any, extra: Any) -> tuple[jax.Array, Any]:
             image, moved = generate(params, keys)
@@ -204,24 +210,24 @@ def adversarial(
             return told
 
         judging = params["discriminator"], extra["discriminator"]
-        sign = jnp.zeros(())
+        sign, side = jnp.zeros(()), jnp.zeros(())
         for k in range(game.rounds):
             judging = params["discriminator"], extra["discriminator"]
             # The last round has the generator's own noise.
             own = keys if k + 1 == game.rounds else purpose_keys(keys, MIXED + 1 + k)
-            sign = step("discriminator", loss_d, extra["discriminator"], own)
+            sign, side = step("discriminator", loss_d, extra["discriminator"], own)
         fakes, reals = step("generator", loss_g, *judging)
         logs = {f"loss/{name}": value for name, value in losses.items()}
         logs |= {"loss": losses["generator"] + losses["discriminator"], "grad_norm": optax.tree.norm(grads)}
         logs |= {"real_sign": sign, "diversity": fakes / jnp.maximum(reals, 1e-12)}
         if game.adapt:
-            extra[AUGMENT] = adapted(state, sign, total(mask.sum(), axis))
-            logs["chance"] = extra[AUGMENT]["chance"]
+            extra[AUGMENT] = adapted(state, side, total(mask.sum(), axis))
+            logs |= {"chance": extra[AUGMENT]["chance"], "real_side": side}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt=opt), logs
 
-    def adapted(state: State, sign: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+    def adapted(state: State, side: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
         before, last = state.extra[AUGMENT], state.step % EVERY == EVERY - 1
-        signs = before["signs"] + sign
+        signs = before["signs"] + side
         moved = before["chance"] + jnp.sign(signs / EVERY - TARGET) * EVERY * images / game.adapt
         chance = jnp.where(last, jnp.clip(moved, 0, 1), before["chance"])
         return {"chance": chance, "signs": jnp.where(last, 0.0, signs)}

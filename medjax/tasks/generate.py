@@ -63,9 +63,9 @@ class Rules:
 
     loss: Literal["relativistic", "non_saturating", "hinge", "least_squares", "wasserstein", "minimax"] = "relativistic"
     """See medjax.tasks.gan_losses."""
-    rate: float = 2e-4
+    rate: float = 1.5e-3
     """The generator's learning rate at the start; it ends at a tenth of it."""
-    discriminator_rate: float = 2e-4
+    discriminator_rate: float = 1.5e-3
     """The discriminator's, likewise."""
     momentum: float = 0.0
     """Adam's b1."""
@@ -73,7 +73,7 @@ class Rules:
     """Weight of the discriminator's squared slope at real images, over 2."""
     r2: float = 1.0
     """Likewise at generated ones."""
-    lazy: int = 4
+    lazy: int = 2
     """Take r1 and r2 every so many steps."""
     augment: tuple[Literal["flip", "colour", "translation", "zoom", "cutout"], ...] = ("flip", "colour", "zoom")
     """Changes of what the discriminator sees."""

@@ -170,7 +170,8 @@ def measure(rows: Rows, cases: Cases, *, classes: int) -> dict[str, float]:
         pair = rows["features"][fake], rows["real_features"][real]
         found |= {"fid": metrics.frechet_distance(*pair), "kid": metrics.kernel_distance(*pair)}
     if "real_logit" in rows:
-        found["real_sign"] = float(np.sign(rows["real_logit"]).mean())
+        middle = (rows["real_logit"].mean() + rows["fake_logit"].mean()) / 2
+        found["real_side"] = float(np.sign(rows["real_logit"] - middle).mean())
     return found
 
 
@@ -200,8 +201,8 @@ def definitions(of: Extractor, *, classes: int, size: int) -> dict[str, str]:
         f"ones are from each other by features ({about}); about 0.5 for new real images, low where training images are "
         "repeated.",
         "farther_pixels": f"The same by pixels of pictures reduced to {judging.PICTURE} a side.",
-        "real_sign": "Mean sign of the discriminator on real images of the split, -1 to 1. Far below its value on training "
-        "images (real_sign in metrics.jsonl), it knows those by heart.",
+        "real_side": "On which side of the middle between its mean logits the discriminator puts real images of the split, "
+        "mean sign, -1 to 1. Far below its value on training images (real_side in metrics.jsonl), it knows those by heart.",
     }
 
 

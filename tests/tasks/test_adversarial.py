@@ -286,6 +286,28 @@ def test_the_chance_of_a_change_follows_the_discriminators_sign():
     assert chances(3.0, 0.9)[-1] == 1
 
 
+def test_where_differences_alone_count_the_side_is_taken_from_the_middle():
+    """A relativistic discriminator may add any number to its logits: the chance must not follow it."""
+
+    class Shifted(nn.Module):
+        by: float
+
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(1, use_bias=False)(x.reshape(len(x), -1))[:, 0] + self.by
+
+    sides = []
+    for by in (-100.0, 0.0, 100.0):
+        tx = {"generator": optax.sgd(0.0), "discriminator": optax.sgd(0.0)}
+        game = Game("relativistic", adapt=64)
+        task = adversarial(Generator(), Shifted(by), tx, latent=5, inputs=unit, augment=differentiable(("flip",)), game=game)
+        batch = batch_of(gan(), 8)
+        logs = jax.jit(task.update)(task.init(jax.random.key(0), batch), batch)[1]
+        assert abs(float(logs["real_sign"])) == 1 or by == 0
+        sides.append(float(logs["real_side"]))
+    assert sides[0] == sides[1] == sides[2]
+
+
 def test_changes_come_as_often_as_their_chance_says():
     change = differentiable(("flip", "colour", "translation", "zoom", "cutout"))
     images = jax.random.uniform(jax.random.key(1), (400, 8, 8, 1))
