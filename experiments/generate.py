@@ -17,7 +17,7 @@ class Config(GenerateConfig):
     """Any images, made by class."""
 
     data: Data = Data(sampling="groups")
-    train: Train = Train(steps=8000, batch_size=16, eval_every=1000, checkpoint_every=500, ema=0.995)
+    train: Train = Train(steps=4500, batch_size=16, eval_every=900, checkpoint_every=500, ema=0.995)
 
 
 PRESETS_OF = {

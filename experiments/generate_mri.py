@@ -19,7 +19,7 @@ class Config(GenerateConfig):
 
     data: Data = Data(classes=("no", "yes"), sampling="groups")
     image: Picture = Picture(size=64, form="grey", mixed="convert")
-    train: Train = Train(steps=8000, batch_size=16, eval_every=1000, checkpoint_every=500, ema=0.995)
+    train: Train = Train(steps=4500, batch_size=16, eval_every=900, checkpoint_every=500, ema=0.995)
 
 
 PRESETS_OF = {
