@@ -115,8 +115,10 @@ def _parser() -> _Parser:
     sub.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/evaluations/YYYYMMDD-HHMMSS")
     sub = verb("predict", "let a trained run predict on files or folders", _predict)
     sub.add_argument("run", metavar="RUN", type=Path)
-    sub.add_argument("inputs", metavar="INPUT", nargs="+")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder; predictions.csv goes there")
+    sub.add_argument("inputs", metavar="INPUT", nargs="*")
+    sub.add_argument("--count", type=int, metavar="N", help="of a generator, in place of INPUT: how many images to make")
+    sub.add_argument("--label", metavar="CLASS", help="of a generator: the class to make; all in turn by default")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="a new folder; predictions.csv goes there; needed")
     sub = verb("report", "draw a run's report.html again and show its numbers; of several runs, compare them", _report)
     sub.add_argument(
         "runs", metavar="RUN", type=Path, nargs="+", help="with more than one, the first is compared with each other"
@@ -215,7 +217,23 @@ def _evaluate(known: argparse.Namespace) -> int:
 
 
 def _predict(known: argparse.Namespace) -> int:
+    if (known.count is None) == (not known.inputs) or (known.label is not None and known.count is None):
+        raise InputError(
+            "medjax predict takes INPUT..., files to look at, or of a generator --count N [--label CLASS]\n"
+            "see medjax predict --help",
+            usage=True,
+        )
+    if known.out is None:
+        raise InputError("medjax predict needs --out DIR, a new folder\nsee medjax predict --help", usage=True)
     module, settings, _ = _of_run(known.run)
+    if known.count is not None:
+        from medjax.deploy.generate import generate
+
+        job = module.build(settings)
+        made = generate(job, settings, known.run, count=known.count, label=known.label, out=known.out)
+        print(", ".join(f"{count:,} {name}" for name, count in made.items()))
+        print(known.out)
+        return 0
     from medjax.deploy.finished import predict
 
     predict(module.build(settings), settings, known.run, known.inputs, out=known.out)

@@ -40,12 +40,16 @@ class Data:
     """What to do when given splits share a patient."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with a file that cannot be read: stop, or go on without it and list it."""
+    fraction: float = 1.0
+    """Train on that share of the training groups of each class; validation and test cases stay as they are."""
     sampling: Literal["cases", "groups", "classes"] = "cases"
     """Draw training cases evenly, or groups (patients, near-copies) evenly, or classes evenly."""
 
     def __post_init__(self) -> None:
         if self.split_seed < 0:
             raise InputError(f"--data.split_seed {self.split_seed}: must be 0 or more", usage=True)
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"--data.fraction {self.fraction}: must be above 0 and at most 1", usage=True)
 
 
 @dataclasses.dataclass(frozen=True)

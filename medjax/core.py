@@ -185,6 +185,7 @@ class Job(NamedTuple):
     examples: how cases become examples and are put together again, where a case is not an example itself.
     check(cases) -> notes on what the training cases cannot teach, or an InputError where they teach nothing. By default the
       labels are taken for classes that are to be told apart.
+    tell({metric: {"value", "ci95", ...}}) -> sentences that the report begins with, of the network on the split that counts.
     """
 
     about: About
@@ -203,6 +204,7 @@ class Job(NamedTuple):
     explain: Callable[[State, Rows, Cases], dict[str, Figure]] | None = None
     examples: Examples | None = None
     check: Callable[[Cases], list[str]] | None = None
+    tell: Callable[[Mapping[str, Mapping[str, Any]]], list[str]] | None = None
 
 
 class Scope(NamedTuple):

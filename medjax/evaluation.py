@@ -19,6 +19,7 @@ from medjax.errors import InputError
 from medjax.files import append_rows, write_bytes, write_json, write_text
 from medjax.members import Outcome, by_fold, ensemble_point, pool, pool_rows
 from medjax.metrics.bootstrap import MIN_CLUSTERS, is_biased
+from medjax.metrics.generation import NO_INTERVAL
 
 Together = Callable[[Sequence[Outcome], Cases], Rows]
 RESAMPLES = 1000
@@ -131,7 +132,7 @@ def measure_all(job: Job, cases: Cases, rows: Mapping[str, Sequence[Rows]]) -> d
         ci = None if reason else metrics.interval(values, value, biased=is_biased(metric))
         entry: dict[str, Any] = {key: value, "ci95": ci}
         if ci is None:
-            entry["reason"] = reason or "undefined in more than half of the resamples"
+            entry["reason"] = NO_INTERVAL.get(metric) or reason or "undefined in more than half of the resamples"
         return entry
 
     def column(name: str, metric: str) -> np.ndarray:
@@ -246,6 +247,8 @@ def assess(
             measured["ensemble"] = measure_all(job, cases, {"network": [network]})["metrics"]["network"]
         write_predictions(job, folder / "predictions", split, network, cases)
     shortcut, warnings = audit_shortcut(baselines, split)
+    if job.tell is not None:
+        warnings = [*job.tell(measured[split]), *warnings]
     if data.audit.get("near_copies", {}).get("search") == NOT_POSSIBLE:
         warnings.append(f"Near-copies of images: {NOT_POSSIBLE}. The splits may share pictures that only look different.")
     described = held if folded else data.cases

@@ -11,7 +11,7 @@ import numpy as np
 from medjax.cases import Cases, Ragged
 from medjax.core import Job
 from medjax.data.prepare import Prepared, prepare
-from medjax.data.split import clear_leaks, group_cases, make_folds, make_splits, rarest_class
+from medjax.data.split import clear_leaks, group_cases, keep_share, make_folds, make_splits, rarest_class
 from medjax.data.tables import split_by_file
 from medjax.errors import InputError
 
@@ -123,6 +123,14 @@ def _dataset(job: Job, settings: Any, prepared: Prepared, cases: Cases, index: d
                 f"the {split} split is empty: all of it stands in a later split too\ngive the splits cases of their own"
             )
     audit = _audit(prepared, cases, settings, leaks)
+    if settings.fraction < 1:
+        before, kinds = len(index["train"]), label if label.ndim == 1 else rarest_class(label)
+        train = index["train"]
+        kept = keep_share(cases["group"][train], kinds[train], settings.fraction, settings.split_seed)
+        index = {**index, "train": train[kept]}
+        audit["notes"].append(
+            f"trained on {len(index['train'])} of {before} training cases: --data.fraction {settings.fraction:g}"
+        )
     parts = {split: cases.take(rows) for split, rows in index.items()}
     if job.check is not None:
         audit["notes"] += job.check(parts["train"])

@@ -183,6 +183,23 @@ def make_folds(
     return found
 
 
+def keep_share(group: np.ndarray, kind: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """bool [n]: the cases of a share of the groups, of each kind at least one group; a smaller share is part of a larger one.
+
+    Args:
+      group: [n], what is kept or left out as a whole; it counts under the kind of its first case.
+      kind: int [n], such as the label.
+      share: above 0, up to 1.
+      seed: of the order.
+    """
+    _, first, at = np.unique(group, return_index=True, return_inverse=True)
+    of, kept = kind[first], np.zeros(len(first), bool)
+    for k in np.unique(of):
+        mine = np.random.default_rng([seed, abs(int(k))]).permutation(np.flatnonzero(of == k))
+        kept[mine[: max(1, round(share * len(mine)))]] = True
+    return kept[at]
+
+
 def clear_leaks(
     splits: dict[str, np.ndarray], *, content: np.ndarray, patient: np.ndarray, on_leak: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -91,8 +91,8 @@ def evaluate(
       The content of report.json.
     """
     folder, out = Path(folder), Path(out)
-    _check_new(out)
-    _check_finished(folder)
+    check_new(out)
+    check_finished(folder)
     fitted, points = evaluation.load_baselines(folder)
     before = json.loads((folder / "report.json").read_text())
     data = _unseen(job, config, split, folder, before["data"]["fingerprint"])
@@ -167,8 +167,8 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
       InputError: an unreadable input (nothing is written), a run that is not finished, a folder in use.
     """
     folder, out = Path(folder), Path(out)
-    _check_new(out)
-    _check_finished(folder)
+    check_new(out)
+    check_finished(folder)
     _, points = evaluation.load_baselines(folder)
     source = job.read(inputs)
     finished = None
@@ -189,12 +189,14 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
     return {name: concatenate([part[name] for part in done]) for name in done[0]} if len(done) > 1 else done[0]
 
 
-def _check_finished(folder: Path) -> None:
+def check_finished(folder: Path) -> None:
+    """Raise InputError unless the run is finished."""
     if not (folder / "report.html").is_file():  # the last thing that a run writes
         raise InputError(f"{folder}: the run is not finished\ngo on with it: medjax resume {folder}")
 
 
-def _check_new(out: Path) -> None:
+def check_new(out: Path) -> None:
+    """Raise InputError where the folder holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already\ngive a new --out")
 

@@ -57,8 +57,14 @@ METRICS: dict[str, str] = {
     "texture": "Distance of power spectra",
     "residual": "Data-consistency residual",
     "real_sign": "Discriminator's mean sign on true images",
+    "real_side": "Discriminator's side of real images",
     "fid": "FID",
     "kid": "KID",
+    "is": "Inception score",
+    "precision": "Precision of the manifold",
+    "recall": "Recall of the manifold",
+    "farther": "Farther from training images than real ones are",
+    "farther_pixels": "Farther from training images, by pixels",
     "brier": "Brier score",
     "log_loss": "Log loss",
     "ece": "Expected calibration error",
@@ -85,6 +91,8 @@ BASELINES: dict[str, tuple[str, str]] = {
     "tv": ("Total variation", "least total variation that fits the input, its weight chosen on validation data"),
     "nlm": ("Non-local means", "non-local means denoising, its strength chosen on validation data"),
     "fbp": ("Filtered back-projection", "the classic reconstruction"),
+    "real": ("Real images", "one half of the real images beside the other"),
+    "training": ("Training images", "as many training images, as if a generator copied them"),
 }
 SPLITS = {
     "train": "Training",

@@ -13,7 +13,7 @@ from families import Config, Generator, batch_of, gan
 from medjax import loop
 from medjax.checkpoint import Checkpoints
 from medjax.core import purpose_keys
-from medjax.data.augment.differentiable import STEPS, cutout, differentiable, translation
+from medjax.data.augment.differentiable import STEPS, cutout, differentiable, flip, translation, zoom
 from medjax.nn import SpectralConv
 from medjax.nn.spectral import largest_singular
 from medjax.tasks.adversarial import Game, adversarial
@@ -250,3 +250,124 @@ def test_settings_that_make_no_game_are_refused():
         task_of(Game("hinge"), given=unit)
     with pytest.raises(ValueError, match="losses"):
         task_of(Game("unheard_of"))
+    with pytest.raises(ValueError, match="adapt"):
+        task_of(Game("hinge", adapt=100))
+    with pytest.raises(ValueError, match="labels"):
+        adversarial(Generator(), Spectral(), {}, inputs=unit, given=unit, labels=lambda batch: batch["label"])
+
+
+def test_the_chance_of_a_change_follows_the_discriminators_sign():
+    """Karras et al., 2020, section 3.1: every four batches up or down by their images over `adapt`, never outside of 0..1."""
+
+    class Sure(nn.Module):
+        """Says `bias` of everything."""
+
+        bias: float
+
+        @nn.compact
+        def __call__(self, x, *, train):
+            return self.param("bias", nn.initializers.constant(self.bias), ()) + 0 * x.sum((1, 2, 3))
+
+    def chances(bias, start):
+        tx = {"generator": optax.sgd(0.0), "discriminator": optax.sgd(0.0)}
+        augment, game = differentiable(("flip", "colour")), Game("hinge", adapt=64)
+        task = adversarial(Generator(), Sure(bias), tx, latent=5, inputs=unit, augment=augment, game=game)
+        batch = batch_of(gan(), 4)
+        state = task.init(jax.random.key(0), batch)
+        state.extra["augment"]["chance"] = jnp.float32(start)
+        update, found = jax.jit(task.update), []
+        for _ in range(9):
+            state, logs = update(state, batch)
+            found.append(float(logs["chance"]))
+        return found
+
+    assert chances(3.0, 0.0) == [0, 0, 0, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5]
+    assert chances(-3.0, 0.3)[-1] == 0
+    assert chances(3.0, 0.9)[-1] == 1
+
+
+def test_where_differences_alone_count_the_side_is_taken_from_the_middle():
+    """A relativistic discriminator may add any number to its logits: the chance must not follow it."""
+
+    class Shifted(nn.Module):
+        by: float
+
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(1, use_bias=False)(x.reshape(len(x), -1))[:, 0] + self.by
+
+    sides = []
+    for by in (-100.0, 0.0, 100.0):
+        tx = {"generator": optax.sgd(0.0), "discriminator": optax.sgd(0.0)}
+        game = Game("relativistic", adapt=64)
+        task = adversarial(Generator(), Shifted(by), tx, latent=5, inputs=unit, augment=differentiable(("flip",)), game=game)
+        batch = batch_of(gan(), 8)
+        logs = jax.jit(task.update)(task.init(jax.random.key(0), batch), batch)[1]
+        assert abs(float(logs["real_sign"])) == 1 or by == 0
+        sides.append(float(logs["real_side"]))
+    assert sides[0] == sides[1] == sides[2]
+
+
+def test_changes_come_as_often_as_their_chance_says():
+    change = differentiable(("flip", "colour", "translation", "zoom", "cutout"))
+    images = jax.random.uniform(jax.random.key(1), (400, 8, 8, 1))
+    keys = jax.random.split(jax.random.key(0), 400)
+    np.testing.assert_array_equal(change(keys, images, 0.0), images)
+    np.testing.assert_array_equal(change(keys, images, 1.0), change(keys, images))
+    only = differentiable(("colour",))(keys, images, 0.3)
+    moved = np.abs(np.asarray(only - images)).reshape(400, -1).max(1) > 1e-6
+    assert abs(moved.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 400)
+
+
+def test_zoom_resamples_as_scipy_does_and_flip_mirrors():
+    from scipy import ndimage
+
+    image = np.random.default_rng(0).random((9, 12, 1)).astype(np.float32)
+    for k in range(8):
+        key = jax.random.key(k)
+        both, along, *by = np.asarray(jax.random.normal(key, (4,)), np.float64)
+        scales = np.exp2(0.2 * np.array([both, both + along]))
+        middle = (np.array(image.shape[:2]) - 1) / 2
+        offset = middle - (middle + 0.125 * np.array(by) * image.shape[:2]) / scales
+        # Zeros around, which bilinear weights reach into.
+        padded = np.pad(image[..., 0], 1)
+        places = np.stack(np.meshgrid(*[np.arange(n) for n in image.shape[:2]], indexing="ij")) / scales[:, None, None]
+        at = places + offset[:, None, None] + 1
+        wanted = ndimage.map_coordinates(padded, at, order=1, mode="constant")
+        np.testing.assert_allclose(zoom(key, jnp.array(image))[..., 0], wanted, atol=1e-4)
+        mirrored = np.asarray(flip(key, jnp.array(image)))
+        assert any(np.array_equal(mirrored, x) for x in (image, image[:, ::-1]))
+
+
+class Classed(nn.Module):
+    """A generator of one pixel value a class, or a discriminator that reads it."""
+
+    judges: bool
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        value = nn.Dense(1, use_bias=False, name="of_class")(jax.nn.one_hot(x["class"], 2))[:, 0]
+        if self.judges:
+            return value * x["image"].mean((1, 2, 3))
+        return value[:, None, None, None] + jnp.zeros((1, 8, 8, 1)) * x["latent"].sum()
+
+
+def test_a_conditional_game_gives_both_networks_the_examples_own_class():
+    tx = {"generator": optax.sgd(1.0), "discriminator": optax.sgd(1.0)}
+    labels = np.array([0, 0, 0, 1])
+    task = adversarial(
+        Classed(False), Classed(True), tx, latent=3, inputs=unit, labels=lambda batch: batch["label"], game=Game("wasserstein")
+    )
+    batch = {**batch_of(gan(), 4), "label": labels}
+    state = task.init(jax.random.key(0), batch)
+    made, judged = (np.asarray(state.params[n]["of_class"]["kernel"], np.float64)[:, 0] for n in ("generator", "discriminator"))
+    real = np.asarray(unit(batch), np.float64).mean((1, 2, 3))
+    moved, _ = jax.jit(task.update)(state, batch)
+    # Wasserstein: D(x, y) = j[y] x, and d/dj[c] of the mean of j[y] (m[y] - x), over examples of class c.
+    wanted = [np.sum((made[labels] - real)[labels == c]) / 4 for c in (0, 1)]
+    after = {n: np.asarray(moved.params[n]["of_class"]["kernel"])[:, 0] for n in ("generator", "discriminator")}
+    np.testing.assert_allclose(judged - after["discriminator"], wanted, rtol=1e-4)
+    wanted = [-np.sum(judged[labels][labels == c]) / 4 for c in (0, 1)]
+    np.testing.assert_allclose(made - after["generator"], wanted, rtol=1e-4)
+    rows = jax.jit(task.evaluate)(state, {**batch, "index": np.arange(4)})
+    np.testing.assert_allclose(rows["image"][:, 0, 0, 0], made[labels], rtol=1e-5)

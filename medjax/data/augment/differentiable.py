@@ -1,4 +1,7 @@
-"""Augmentations that a discriminator's gradient passes through: DiffAugment (Zhao et al., NeurIPS 2020, section 3.2)."""
+"""Augmentations that a discriminator's gradient passes through, each with a chance.
+
+DiffAugment (Zhao et al., NeurIPS 2020, section 3.2), and some of ADA's (Karras et al., NeurIPS 2020, appendix B).
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,36 @@ def cutout(key: jax.Array, image: jax.Array, *, share: float = 1 / 2) -> jax.Arr
     return jnp.where(hole[..., None], 0.0, image)
 
 
-STEPS = {"colour": colour, "translation": translation, "cutout": cutout}
+def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Mirrored left to right in half of the cases."""
+    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-def differentiable(policy: Sequence[str]) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+def zoom(key: jax.Array, image: jax.Array, *, spread: float = 0.2, shift: float = 0.125) -> jax.Array:
+    """Scaled by 2^N(0, spread^2) together and once more along x, moved by N(0, shift^2) of each side; zeros come in.
+
+    Karras et al., NeurIPS 2020, appendix B. Bilinear, as a product with a matrix for each axis.
+    """
+    both, along, *by = jax.random.normal(key, (4,))
+    scales = jnp.exp2(spread * jnp.array([both, both + along]))
+    image = jnp.einsum("ih,hwc->iwc", _resampling(image.shape[0], scales[0], by[0] * shift), image)
+    return jnp.einsum("jw,iwc->ijc", _resampling(image.shape[1], scales[1], by[1] * shift), image)
+
+
+def _resampling(n: int, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """[n, n]: row i holds the bilinear weights of where output i lies in the input."""
+    middle, place = (n - 1) / 2, jnp.arange(n, dtype=jnp.float32)
+    at = (place - middle - shift * n) / scale + middle
+    return jax.nn.relu(1 - jnp.abs(at[:, None] - place[None, :]))
+
+
+STEPS = {"flip": flip, "colour": colour, "translation": translation, "zoom": zoom, "cutout": cutout}
+
+
+def differentiable(policy: Sequence[str]) -> Callable[..., jax.Array] | None:
     """(keys [n], images [n, H, W, C] in about 0..1) -> the same, each example changed by its own key; None where nothing is.
+
+    A third argument is the chance of each step, drawn by example and step; without it every step is taken.
 
     Args:
       policy: names out of `STEPS`, in order.
@@ -54,9 +82,16 @@ def differentiable(policy: Sequence[str]) -> Callable[[jax.Array, jax.Array], ja
         return None
     steps = [STEPS[name] for name in policy]
 
-    def one(key: jax.Array, image: jax.Array) -> jax.Array:
+    def one(key: jax.Array, image: jax.Array, chance: jax.Array | None) -> jax.Array:
         for i, step in enumerate(steps):
-            image = step(jax.random.fold_in(key, i), image)
+            own = jax.random.fold_in(key, i)
+            changed = step(own, image)
+            if chance is not None:
+                changed = jnp.where(jax.random.uniform(jax.random.fold_in(own, len(steps))) < chance, changed, image)
+            image = changed
         return image
 
-    return jax.vmap(one)
+    def change(keys: jax.Array, images: jax.Array, chance: jax.Array | None = None) -> jax.Array:
+        return jax.vmap(one, (0, 0, None))(keys, images, chance)
+
+    return change
