@@ -94,7 +94,7 @@ def test_light_commands_do_not_import_jax(args):
     times = []
     while not times or (min(times) >= 1.5 and len(times) < 5):  # what else the machine does must not decide
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, timeout=300)
         times.append(time.perf_counter() - began)
         assert done.returncode == 0, done.stderr
     assert min(times) < 1.5

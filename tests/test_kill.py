@@ -86,7 +86,7 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path, finished, numbe
         assert time.time() < deadline
         time.sleep(0.1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 1
     assert f"go on with: medjax resume {out}" in said
     assert "Traceback" not in said

@@ -103,6 +103,6 @@ def test_files_beside_the_experiments_are_found(newcomer):
         env={**os.environ, **PATH},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr

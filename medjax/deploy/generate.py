@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from medjax.cases import Cases
 from medjax.console import say
-from medjax.core import Cases, Job
+from medjax.core import Job
 from medjax.deploy.finished import Finished, check_finished, check_new
 from medjax.errors import InputError
 from medjax.files import publish, staging, write_bytes, write_text

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import metrics
+from medjax.cases import Cases, Rows
 from medjax.config import Decide, Train
-from medjax.core import AUGMENT, LATENT, About, Batch, Cases, Job, Rows, State, Task, example_keys, purpose_keys
+from medjax.core import AUGMENT, LATENT, About, Batch, Job, State, Task, example_keys, purpose_keys
 from medjax.data import augment
 from medjax.ema import averaged
 from medjax.models.resnet import ResNet

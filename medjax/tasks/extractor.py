@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import models
+from medjax.cases import Cases
 from medjax.console import say
-from medjax.core import Batch, Cases, augmented
+from medjax.core import Batch, augmented
 from medjax.data import augment
 from medjax.data.augment import to_unit
 from medjax.data.pipeline import pipeline

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.core import About, Baseline, Batch, Cases, Examples, Job, Rows, State, Task
+from medjax.cases import Cases, Rows
+from medjax.core import About, Baseline, Batch, Examples, Job, State, Task
 from medjax.errors import InputError
 from medjax.metrics import generation as metrics
 from medjax.tasks import extractor as judging

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax.core import Cases, Figure, Rows, State
+from medjax.cases import Cases, Rows
+from medjax.core import Figure, State
 
 ROW = 12  # pictures of a class
 PAIRS = 6

@@ -409,7 +409,7 @@ def test_two_processes_at_once_both_succeed(tmp_path, small_files, own_cache):
     workers = [start(tmp_path, small_files, i, 0.03) for i in range(2)]
     until(lambda: all((tmp_path / f"ready-{i}").exists() for i in range(2)))
     (tmp_path / "go").touch()
-    out = [worker.communicate(timeout=60) for worker in workers]
+    out = [worker.communicate(timeout=300) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], out
     assert len({text for text, _ in out}) == 1
     assert len(left(own_cache)) == 1
@@ -420,10 +420,10 @@ def test_a_killed_preparation_is_not_taken_for_whole(tmp_path, small_files, own_
     (tmp_path / "go").touch()
     until(lambda: list(own_cache.glob("tmp-*/image.npy")))  # in the midst of it
     worker.send_signal(signal.SIGKILL)
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=300)
     assert all(name.startswith("tmp-") for name in left(own_cache))
     again = start(tmp_path, small_files, 1, 0)
-    out, error = again.communicate(timeout=60)
+    out, error = again.communicate(timeout=300)
     assert again.returncode == 0, error
     whole = [f for f in own_cache.iterdir() if not f.name.startswith("tmp-")]
     assert len(whole) == 1

@@ -119,7 +119,7 @@ def test_fit_for_a_bootstrap():
         began = time.perf_counter()
         metrics.multilabel(label, score, pred, classes)
         took.append(time.perf_counter() - began)
-    assert min(took) < 0.01
+    assert min(took) < 0.05
 
 
 def test_all_names_are_defined_in_words():

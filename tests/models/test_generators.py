@@ -11,7 +11,7 @@ import torch_names
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medjax.core import Cases
+from medjax.cases import Cases
 from medjax.errors import InputError
 from medjax.models import dcgan, r3gan
 from medjax.models.resnet import resnet18

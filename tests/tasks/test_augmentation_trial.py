@@ -16,8 +16,8 @@ from PIL import Image
 
 import medjax
 from medjax import evaluation
+from medjax.cases import Cases
 from medjax.config import Data, Decide
-from medjax.core import Cases
 from medjax.data.augment.compose import to_unit
 from medjax.data.split import keep_share
 from medjax.metrics import auroc

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 
 import medjax
+from medjax.cases import Cases
 from medjax.config import Data, Train
-from medjax.core import Cases
 from medjax.data.layouts import class_folders
 from medjax.deploy.generate import generate
 from medjax.engine import make_engine
