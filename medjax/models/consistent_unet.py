@@ -7,26 +7,29 @@ import jax
 import jax.numpy as jnp
 
 from medjax.models.restoring_unet import RestoringUNet
-from medjax.physics.kspace import adjoint, as_complex, as_pair, misfit
+from medjax.physics.kspace import SCANNER
+from medjax.physics.scanner import Scanner
 
 
 class ConsistentUNet(nn.Module):
-    """x = z - w A^H (A z - y), z the U-Net's image: with one coil, measured points are w y + (1 - w) A z.
+    """x = z - w B (A z - y), z the U-Net's image: of k-space with one coil, measured points are w y + (1 - w) A z.
 
     Attributes:
+      scanner: A and B.
       features, depth: of the U-Net.
       consistent: whether w is learnt; without it the answer is z.
     """
 
+    scanner: Scanner = SCANNER
     features: int = 16
     depth: int = 3
     consistent: bool = True
 
     @nn.compact
     def __call__(self, x: Mapping[str, jax.Array], *, train: bool) -> jax.Array:
-        """x {kspace complex [n, C, H, W], sampled [n, 1, H, W], maps complex [n, C, H, W]} -> [n, H, W, 2], real, imaginary."""
-        z = RestoringUNet(2, self.features, self.depth, name="unet")(as_pair(adjoint(x["kspace"], x)), train=train)
+        """x a scan of `scanner` -> image [n, H, W, its channels]."""
+        z = RestoringUNet(self.scanner.channels, self.features, self.depth, name="unet")(self.scanner.start(x), train=train)
         if not self.consistent:
             return z
         weight = nn.sigmoid(self.param("weight", nn.initializers.constant(2.0), (), jnp.float32))
-        return z - weight * as_pair(misfit(as_complex(z), x))
+        return z - weight * self.scanner.step(z, x)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from medjax.nn import Conv
-from medjax.physics.kspace import adjoint, as_complex, as_pair, misfit
+from medjax.physics.kspace import SCANNER
+from medjax.physics.scanner import Scanner
 
 
 class ConvGRU(nn.Module):
@@ -32,24 +33,26 @@ class RecurrentVarNet(nn.Module):
     """The image and the misfit's gradient enter two layers of ConvGRU, whose state says how to move; weights are shared.
 
     Attributes:
+      scanner: A and B, whose B (A x - y) is taken for the gradient.
       features: channels of the states.
       steps: how many times.
     """
 
+    scanner: Scanner = SCANNER
     features: int = 24
     steps: int = 6
 
     @nn.compact
     def __call__(self, x: Mapping[str, jax.Array], *, train: bool) -> jax.Array:
-        """x as of `ConsistentUNet` -> [n, H, W, 2], real and imaginary part."""
-        image = as_pair(adjoint(x["kspace"], x))
+        """x a scan of `scanner` -> image [n, H, W, its channels]."""
+        image = self.scanner.start(x)
         first = Conv(self.features, (5, 5), name="stem")
         cells = [ConvGRU(self.features, name=f"gru{k}") for k in range(2)]
-        last = Conv(2, (3, 3), kernel_init=nn.initializers.zeros, name="head")
+        last = Conv(self.scanner.channels, (3, 3), kernel_init=nn.initializers.zeros, name="head")
         size = self.param("size", nn.initializers.ones, (self.steps,), jnp.float32)
         states = [jnp.zeros((*image.shape[:-1], self.features), image.dtype)] * 2
         for t in range(self.steps):
-            slope = as_pair(misfit(as_complex(image), x))
+            slope = self.scanner.step(image, x)
             y = nn.relu(first(jnp.concatenate([image, slope], -1)))
             for k, cell in enumerate(cells):
                 states[k] = y = cell(states[k], y)

@@ -7,28 +7,31 @@ import jax
 import jax.numpy as jnp
 
 from medjax.models.restoring_unet import RestoringUNet
-from medjax.physics.kspace import adjoint, as_complex, as_pair, misfit
+from medjax.physics.kspace import SCANNER
+from medjax.physics.scanner import Scanner
 
 
 class VarNet(nn.Module):
-    """x <- R_t(x - eta_t A^H (A x - y)), R_t a U-Net of its own each time, as Sriram et al., MICCAI 2020, have it.
+    """x <- R_t(x - eta_t B (A x - y)), R_t a U-Net of its own each time, as Sriram et al., MICCAI 2020, have it.
 
     Attributes:
+      scanner: A and B.
       features, depth: of each U-Net.
       cascades: how many times.
     """
 
+    scanner: Scanner = SCANNER
     features: int = 12
     depth: int = 2
     cascades: int = 4
 
     @nn.compact
     def __call__(self, x: Mapping[str, jax.Array], *, train: bool) -> jax.Array:
-        """x as of `ConsistentUNet` -> [n, H, W, 2], real and imaginary part."""
-        image = as_pair(adjoint(x["kspace"], x))
+        """x a scan of `scanner` -> image [n, H, W, its channels]."""
+        image = self.scanner.start(x)
         for t in range(self.cascades):
             step = self.param(f"step{t}", nn.initializers.ones, (), jnp.float32)
-            image = image - step * as_pair(misfit(as_complex(image), x))
-            image = RestoringUNet(2, self.features, self.depth, name=f"cascade{t}")(image, train=train)
+            image = image - step * self.scanner.step(image, x)
+            image = RestoringUNet(self.scanner.channels, self.features, self.depth, name=f"cascade{t}")(image, train=train)
         step = self.param("last", nn.initializers.constant(0.5), (), jnp.float32)
-        return image - step * as_pair(misfit(as_complex(image), x))
+        return image - step * self.scanner.step(image, x)

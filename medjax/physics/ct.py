@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.physics.scanner import Scanner
+
 MU_WATER = 0.0192  # per mm, at about 70 keV
 
 
@@ -27,39 +29,40 @@ def detectors(side: int) -> int:
     return int(np.ceil(side * np.sqrt(2))) // 2 * 2 + 3
 
 
-def _joseph(xp: Any, image: Any, cos: Any, sin: Any, count: int) -> Any:
+def _joseph(image: jax.Array, cos: Any, sin: Any, count: int) -> jax.Array:
     """The line integrals [count] of a view whose rays run nearer to the columns (|cos| >= |sin|).
 
     In each row the ray reads between two pixels, linearly (Joseph, IEEE TMI 1(3), 1982); a row is 1 / |cos| long to it.
+
+    Args:
+      image: float [h, w + 3], a column of zeros before it and two behind, which rays that pass outside read.
+      cos, sin: of the view.
+      count: of detectors.
     """
-    h, w = image.shape
-    s = xp.arange(count) - (count - 1) / 2
-    y = xp.arange(h) - (h - 1) / 2
-    x = (s[None, :] - y[:, None] * sin) / cos + (w - 1) / 2
-    low = xp.floor(x)
-    share = x - low
-    left = low.astype(int)
-    padded = xp.pad(image, ((0, 0), (1, 2)))  # what lies outside reads zeros
-    at = xp.clip(left + 1, 0, w + 1)
-    inside = (left >= -1) & (left < w)
-    a, b = xp.take_along_axis(padded, at, 1), xp.take_along_axis(padded, xp.clip(at + 1, 0, w + 2), 1)
-    return ((a + (b - a) * share) * inside).sum(0) / abs(cos)
+    h, wide = image.shape
+    s, y = jnp.arange(count) - (count - 1) / 2, jnp.arange(h) - (h - 1) / 2
+    x = jnp.clip(s[None, :] / cos + ((wide - 4) / 2 + 1 - y * (sin / cos))[:, None], 0, wide - 2)
+    left = x.astype(int)
+    flat, at = image.reshape(-1), left + (jnp.arange(h) * wide)[:, None]
+    # Clipped above: to have each place checked once more would take as long as all else.
+    a, b = (flat.at[at + k].get(mode="promise_in_bounds") for k in (0, 1))
+    return (a + (b - a) * (x - left)).sum(0) / abs(cos)
 
 
-def _joseph_adjoint(xp: Any, readings: Any, cos: Any, sin: Any, shape: tuple[int, int]) -> Any:
+def _joseph_adjoint(readings: jax.Array, cos: Any, sin: Any, shape: tuple[int, int]) -> jax.Array:
     """The exact adjoint of `_joseph`: neighbouring rays cross a row 1 / |cos| >= 1 pixels apart, so two see a pixel at most."""
     h, w = shape
     count = readings.shape[0]
-    y, x = xp.arange(h) - (h - 1) / 2, xp.arange(w) - (w - 1) / 2
+    y, x = jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2
     t = x[None, :] * cos + y[:, None] * sin + (count - 1) / 2
-    low = xp.floor(t)
+    low = jnp.floor(t)
     left = low.astype(int)
-    padded = xp.pad(readings, (1, 2))
-    total = 0.0
+    padded = jnp.pad(readings, (1, 2))
+    total = jnp.zeros(())
     for k in (0, 1):
-        weight = xp.maximum(1 - xp.abs(left + k - t) / abs(cos), 0)
+        weight = jnp.maximum(1 - jnp.abs(left + k - t) / abs(cos), 0)
         at = left + k
-        total = total + padded[xp.clip(at + 1, 0, count + 1)] * (weight * ((at >= 0) & (at < count)))
+        total = total + padded[jnp.clip(at + 1, 0, count + 1)] * (weight * ((at >= 0) & (at < count)))
     return total / abs(cos)
 
 
@@ -107,7 +110,7 @@ def project(image: jax.Array, angles: tuple[float, ...], count: int) -> jax.Arra
     Returns:
       float [views, count].
     """
-    return _all_views(lambda part, cos, sin: _joseph(jnp, part, cos, sin, count), image, angles)
+    return _all_views(functools.partial(_joseph, count=count), image, angles)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -120,7 +123,7 @@ def back_project(readings: jax.Array, angles: tuple[float, ...], shape: tuple[in
 
         def add(image: jax.Array, view: Any, size: tuple[int, int] = size) -> tuple[jax.Array, None]:
             row, c, s = view
-            return image + _joseph_adjoint(jnp, row, c, s, size).astype(image.dtype), None
+            return image + _joseph_adjoint(row, c, s, size).astype(image.dtype), None
 
         part, _ = jax.lax.scan(add, jnp.zeros(size, readings.dtype), (readings[index], cos, sin))
         total = total + (part.T if swap else part)
@@ -142,7 +145,7 @@ def _groups(angles: tuple[float, ...]) -> dict[bool, tuple[np.ndarray, np.ndarra
 def _all_views(view: Any, image: jax.Array, angles: tuple[float, ...]) -> jax.Array:
     parts, order = [], []
     for swap, (index, cos, sin) in _groups(angles).items():
-        part = image.T if swap else image
+        part = jnp.pad(image.T if swap else image, ((0, 0), (1, 2)))
         parts.append(jax.lax.map(lambda cs, part=part: view(part, *cs), (cos, sin)))
         order.append(index)
     return jnp.concatenate(parts)[np.argsort(np.concatenate(order))].astype(image.dtype)
@@ -168,19 +171,28 @@ project.defvjp(_project_fwd, _project_bwd)
 back_project.defvjp(_back_fwd, _back_bwd)
 
 
+def ramp(readings: Any) -> Any:
+    """Line integrals [..., views, D], each view convolved with the ramp filter.
+
+    From the filter's values in space, which keeps the mean right (Kak & Slaney, Principles of Computerized Tomographic
+    Imaging, 1988, equation 3.61). NumPy or jnp, as given.
+    """
+    xp = np if isinstance(readings, np.ndarray) else jnp
+    count = readings.shape[-1]
+    size = 1 << int(np.ceil(np.log2(2 * count)))
+    n = np.minimum(np.arange(size), size - np.arange(size))
+    kernel = np.where(n % 2 == 1, -1 / (np.pi**2 * np.maximum(n, 1) ** 2), 0.0)
+    kernel[0] = 0.25
+    return xp.fft.irfft(xp.fft.rfft(readings, size, axis=-1) * np.fft.rfft(kernel).real, size, axis=-1)[..., :count]
+
+
 def filtered_back_projection(readings: np.ndarray, angles: np.ndarray, side: int) -> np.ndarray:
     """The image float32 [side, side] from line integrals [views, D] over half a turn.
 
-    Ramp filter from its values in space, which keeps the mean right, then linear interpolation between detectors (Kak &
-    Slaney, Principles of Computerized Tomographic Imaging, 1988, equations 3.61 and 3.83).
+    `ramp`, then linear interpolation between detectors (the same, equation 3.83).
     """
     views, count = readings.shape
-    size = 1 << int(np.ceil(np.log2(2 * count)))
-    n = np.minimum(np.arange(size), size - np.arange(size))
-    ramp = np.where(n % 2 == 1, -1 / (np.pi**2 * np.maximum(n, 1) ** 2), 0.0)
-    ramp[0] = 0.25
-    filtered = np.fft.irfft(np.fft.rfft(readings, size, axis=1) * np.fft.rfft(ramp).real, size, axis=1)[:, :count]
-    filtered = np.pad(filtered, ((0, 0), (0, 1))).astype(np.float32)
+    filtered = np.pad(ramp(readings), ((0, 0), (0, 1))).astype(np.float32)
     place = (np.arange(side) - (side - 1) / 2).astype(np.float32)
     image = np.zeros((side, side), np.float32)
     for row, angle in zip(filtered, angles, strict=True):
@@ -190,6 +202,28 @@ def filtered_back_projection(readings: np.ndarray, angles: np.ndarray, side: int
         a, b = row[left], row[left + 1]
         image += a + (b - a) * (t - left)
     return image * np.float32(np.pi / views)
+
+
+def scanner(views: int, side: int) -> Scanner:
+    """Parallel beams over half a turn: scans are {readings: [n, views, detectors(side)]}, images [n, side, side, 1].
+
+    B is filtered back-projection, so that B A is nearly the identity whatever the number of views; the adjoint alone would
+    blur, and take a hundred steps.
+    """
+    angles, count = tuple(view_angles(views)), detectors(side)
+
+    def ahead(image: jax.Array) -> jax.Array:
+        return jax.vmap(lambda one: project(one, angles, count))(image[..., 0])
+
+    def back(readings: jax.Array) -> jax.Array:
+        made = jax.vmap(lambda one: back_project(one, angles, (side, side)))(ramp(readings).astype(jnp.float32))
+        return made[..., None] * (np.pi / views)
+
+    def residual(image: jax.Array, scan: Any) -> jax.Array:
+        off, read = (jnp.sqrt(jnp.square(x).sum((-2, -1))) for x in (ahead(image) - scan["readings"], scan["readings"]))
+        return off / jnp.maximum(read, 1e-12)
+
+    return Scanner(1, lambda scan: back(scan["readings"]), lambda image, scan: back(ahead(image) - scan["readings"]), residual)
 
 
 def noisy_readings(rng: np.random.Generator, readings: np.ndarray, *, photons: float, electronic: float = 0.0) -> np.ndarray:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax.errors import InputError
+from medjax.physics.scanner import Scanner
 
 Seed = int | Sequence[int]
 
@@ -295,3 +296,12 @@ def total_variation(scan: Mapping[str, Any], weight: Any, *, iterations: int = 6
 
     start = adjoint(jnp.asarray(scan["kspace"]), scan)
     return jax.lax.fori_loop(0, iterations, step, (start, jnp.zeros((2, *start.shape), start.dtype)))[0]
+
+
+# Scans are {kspace, maps: complex [n, C, H, W], sampled [n, 1, H, W]}; B is the adjoint, and |A| at most 1.
+SCANNER = Scanner(
+    channels=2,
+    start=lambda scan: as_pair(adjoint(scan["kspace"], scan)),
+    step=lambda image, scan: as_pair(misfit(as_complex(image), scan)),
+    residual=lambda image, scan: residual(as_complex(image), scan),
+)

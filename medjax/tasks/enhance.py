@@ -20,7 +20,6 @@ from medjax.data.layouts import detect, open_layout
 from medjax.data.restored import given_images, whole_images
 from medjax.data.volumes import GREY
 from medjax.errors import InputError
-from medjax.formats.image import resize
 from medjax.metrics.restoration import MAXIMUM, Scale
 from medjax.models.patchgan import PatchGAN
 from medjax.models.redcnn import REDCNN
@@ -31,7 +30,7 @@ from medjax.physics.mr import motion, rician, truncate
 from medjax.tasks import restoration_baselines as simple
 from medjax.tasks.adversarial import Game
 from medjax.tasks.restoration import ADVERSARIAL, content_loss, in_turn, refining, restoration_job, restoring
-from medjax.tasks.restored_cases import Degradation, prepare
+from medjax.tasks.restored_cases import Degradation, prepare, smaller
 from medjax.tasks.tiles import Tiling
 
 PAIRS = ("paired_images", "ldct")  # layouts of a worse and a better image each
@@ -264,15 +263,6 @@ def make_task(config: Config, model: Any) -> Task:
         game=Game(game.loss, game.rounds, game.r1, game.r2, game.lazy, game.between, game.weight),
     )
     return in_turn(first, then, train.steps)
-
-
-def smaller(image: np.ndarray, *, size: int) -> np.ndarray:
-    """An image [D, H, W, C] whose longer side is at most `size`, antialiased; as it is where `size` is 0 or it is small."""
-    h, w = image.shape[1:3]
-    if not size or max(h, w) <= size:
-        return image
-    shape = (max(1, round(h * size / max(h, w))), max(1, round(w * size / max(h, w))))
-    return np.stack([resize(slice_, shape).reshape(*shape, -1) for slice_ in image])
 
 
 def enhance_job(

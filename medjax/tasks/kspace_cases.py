@@ -13,10 +13,8 @@ from medjax.cases import Varying
 from medjax.data.layouts.fastmri import FastMRI, Scan
 from medjax.data.restored import content_seed
 from medjax.errors import InputError
-from medjax.formats.restored import regridded
-from medjax.formats.volume import grid_columns, grid_of
 from medjax.physics import kspace as mr
-from medjax.tasks.enhance import smaller
+from medjax.tasks.restored_cases import squared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +61,8 @@ def simulate(example: dict, *, of: Simulation, sampling: Sampling) -> dict:
     image, role = example.pop("image"), example.pop("role")
     if role == "given":
         raise InputError(f"{example['id']}: is an image, and a reconstruction wants k-space\ngive fastMRI's files")
-    if image.shape[-1] != 1:
-        raise InputError(f"{example['id']}: has {image.shape[-1]} channels\ngive images of one")
     rng = np.random.default_rng(content_seed(image))
-    small = smaller(image, size=of.size)[..., 0].astype(np.float32)
-    truth, begin = _squared(small, of.size)
-    coarser = [1.0, *(image.shape[a] / small.shape[a] for a in (1, 2))]
-    grid = regridded(grid_of({**example, "shape": image.shape[:3]}), truth.shape, coarser, (0, *begin))
-    example |= grid_columns(grid, example["form"]) | {"files": example["files"]}
+    example, truth, _ = squared(example, image, of.size)
     spectra, masks = [], []
     for plane in truth:
         maps = mr.birdcage(of.coils, plane.shape) if of.coils > 1 else np.ones((1, *plane.shape), np.complex64)
@@ -79,13 +71,6 @@ def simulate(example: dict, *, of: Simulation, sampling: Sampling) -> dict:
         spectra.append(mr.to_kspace(seen + noise[0] + 1j * noise[1]))
         masks.append(draw_mask(sampling, plane.shape, int(rng.integers(2**31))))
     return scanned(example, np.stack(spectra), np.stack(masks), truth, stored=image.dtype)
-
-
-def _squared(volume: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """[D, h, w] in the middle of zeros [D, side, side], and where it begins there."""
-    _, h, w = volume.shape
-    top, left = (side - h) // 2, (side - w) // 2
-    return np.pad(volume, ((0, 0), (top, side - h - top), (left, side - w - left))), (top, left)
 
 
 def scanned(example: dict, kspace: np.ndarray, sampled: np.ndarray, truth: np.ndarray | None, *, stored: Any) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,34 +11,18 @@ import numpy as np
 
 from medjax.cases import Cases, Rows
 from medjax.core import Batch, Figure, State
-from medjax.physics import kspace as mr
+from medjax.metrics.restoration import Scale
 from medjax.tasks.restoration_figures import DIFFERENCE, _grey, _shown
+
+if TYPE_CHECKING:
+    from medjax.tasks.reconstruct import Acquisition
 
 STRONGER = 10  # than the image residuals and spreads are shown
 
 
-def mirrored(kspace: Any, axis: int) -> Any:
-    """k-space [..., H, W], or a mask of it, of the image mirrored along an axis, -2 or -1, to the phase of one pixel.
-
-    Frequency k becomes -k; of an even number of them the first has itself for a partner.
-    """
-    xp = np if isinstance(kspace, np.ndarray) else jnp
-    turned = xp.flip(kspace, axis)
-    return turned if kspace.shape[axis] % 2 else xp.roll(turned, 1, axis)
-
-
-def _mirror(batch: dict[str, Any], axes: tuple[int, ...]) -> dict[str, Any]:
-    new = dict(batch)
-    image = mr.to_image(mr.as_complex(batch["kspace"]))
-    new["kspace"] = mr.as_pair(mr.to_kspace(jnp.flip(image, axes) if axes else image))
-    for axis in axes:
-        new["sampled"] = mirrored(new["sampled"], axis)
-        if "maps" in batch:
-            new["maps"] = jnp.flip(new["maps"], axis - 1)
-    return new
-
-
-def uncertainty(predict: Callable[[Batch], jax.Array], batch: Batch) -> jax.Array:
+def uncertainty(
+    predict: Callable[[Batch], jax.Array], batch: Batch, mirror: Callable[[Batch, tuple[int, ...]], dict[str, Any]]
+) -> jax.Array:
     """The standard deviation [n, h, w, 1] of what a network says of a scan and its three mirror images, each turned back.
 
     A network that knew the answer would say the same; where it does not, it makes up part of what it shows (test-time
@@ -46,7 +30,7 @@ def uncertainty(predict: Callable[[Batch], jax.Array], batch: Batch) -> jax.Arra
     """
     seen = []
     for axes in ((), (-2,), (-1,), (-2, -1)):
-        image = predict(_mirror(dict(batch), axes))
+        image = predict(mirror(batch, axes))
         seen.append(jnp.flip(image, [axis - 1 for axis in axes]))  # images end with a channel
     return jnp.stack(seen).std(0)
 
@@ -56,20 +40,18 @@ def explain(
     rows: Rows,
     cases: Cases,
     *,
-    predict: Callable[[State, Batch], dict[str, jax.Array]],
-    pair: Callable[[State, Batch], jax.Array],
-    given: Callable[[Batch], dict[str, jax.Array]],
-    columns: tuple[str, ...],
+    how: Acquisition,
+    image: Callable[[State, Batch], jax.Array],
+    window: Scale,
 ) -> dict[str, Figure]:
     """Image, error, residual and uncertainty of the best, median and worst case by PSNR, their middle slices.
 
     Args:
       state: of the network, without averages.
       rows, cases: what was measured.
-      predict: the task's; its "image" is the plain network's.
-      pair: (state, batch) -> the plain network's complex image [n, H, W, 2].
-      given: batch -> what networks take.
-      columns: that a batch needs.
+      how: the cases were measured.
+      image: (state, batch) -> the plain network's image [n, H, W, channels].
+      window: between which values images are shown.
     """
     psnr = np.asarray(rows["psnr"], float)
     known = np.flatnonzero(np.isfinite(psnr))
@@ -80,25 +62,24 @@ def explain(
 
     @jax.jit
     def look(batch: Batch) -> tuple[jax.Array, jax.Array]:
-        x = given(batch)
-        off = jnp.abs(mr.misfit(mr.as_complex(pair(state, batch)), x))
-        return off, uncertainty(lambda b: predict(state, b)["image"], batch)
+        off = jnp.sqrt(jnp.square(how.scanner.step(image(state, batch), how.given(batch))).sum(-1))
+        return off, uncertainty(lambda b: how.shown(image(state, b), b), batch, how.mirror)
 
     lines = []
     for label, i in dict(list(chosen.items())[: len(order)]).items():
         case = cases.take(np.array([i]))
         z = case["truth"].shapes[0][0] // 2
-        batch = {name: jnp.asarray(np.asarray(case[name][0][z])[None]) for name in columns}
+        batch = {name: jnp.asarray(np.asarray(case[name][0][z])[None]) for name in how.columns}
         batch |= {"scale": jnp.asarray(case["scale"]), "label": jnp.asarray(case["label"])}
         off, spread = look(batch)
         unit = float(case["scale"][0, 1])
-        truth, image = np.asarray(case["truth"][0][z, ..., 0]), np.asarray(rows["image"][int(i)])[z, ..., 0]
-        top = float(truth.max())
+        truth, found = np.asarray(case["truth"][0][z, ..., 0]), np.asarray(rows["image"][int(i)])[z, ..., 0]
+        low, high = (0.0, float(truth.max())) if window.low == window.high else window
         shown = [
-            _grey(image, (0.0, top)),
-            _grey(np.abs(image - truth), (0.0, top / DIFFERENCE)),
-            _grey(np.asarray(off[0]) * unit, (0.0, top / STRONGER)),
-            _grey(np.asarray(spread[0, ..., 0]) * unit, (0.0, top / STRONGER)),
+            _grey(found, (low, high)),
+            _grey(np.abs(found - truth), (0.0, (high - low) / DIFFERENCE)),
+            _grey(np.asarray(off[0]) * unit, (0.0, (high - low) / STRONGER)),
+            _grey(np.asarray(spread[0, ..., 0]) * unit, (0.0, (high - low) / STRONGER)),
         ]
         titles = [
             f"network · {psnr[i]:.1f} dB",
@@ -108,8 +89,8 @@ def explain(
         ]
         lines.append({"label": label, "images": [_shown(one) for one in shown], "titles": titles})
     text = (
-        "Residual: where the image contradicts the points of k-space that were read, |A^H (A x - y)|. Uncertainty: the "
-        "standard deviation of the network's answers to the scan and to its mirror images. Neither sees the truth; a structure "
+        "Residual: where the image contradicts what was measured, |B (A x - y)|. Uncertainty: the standard "
+        " deviation of the network's answers to the scan and to its mirror images. Neither sees the truth; a structure "
         "in a bright place of either is not to be trusted. The best, median and worst case by PSNR, middle slices."
     )
     return {"maps": Figure("grid", "Residual and uncertainty", text, {"rows": lines})}

@@ -9,6 +9,7 @@ import numpy as np
 from medjax.cases import Varying
 from medjax.data.restored import content_seed
 from medjax.errors import InputError
+from medjax.formats.image import resize
 from medjax.formats.restored import regridded
 from medjax.formats.volume import grid_columns, grid_of
 
@@ -83,3 +84,37 @@ def prepare(
 def _check_size(name: str, shape: Sequence[int], factor: int) -> None:
     if min(shape[1:3]) < max(_LEAST, factor * 2):
         raise InputError(f"{name}: is {shape[1]} x {shape[2]}, too small to restore by {factor}\nleave it out")
+
+
+def smaller(image: np.ndarray, *, size: int) -> np.ndarray:
+    """An image [D, H, W, C] whose longer side is at most `size`, antialiased; as it is where `size` is 0 or it is small."""
+    h, w = image.shape[1:3]
+    if not size or max(h, w) <= size:
+        return image
+    shape = (max(1, round(h * size / max(h, w))), max(1, round(w * size / max(h, w))))
+    return np.stack([resize(slice_, shape).reshape(*shape, -1) for slice_ in image])
+
+
+def squared(example: dict, image: np.ndarray, side: int, *, air: float = 0.0) -> tuple[dict, np.ndarray, np.ndarray]:
+    """A whole image as a scanner sees it: its longer side at most `side`, in the middle of a square of `air`.
+
+    Args:
+      example: its facts, grid included.
+      image: [D, H, W, 1].
+
+    Returns:
+      (the facts with the new grid, float32 [D, side, side], spacing float64 [3] in mm or NaN).
+
+    Raises:
+      InputError: several channels.
+    """
+    if image.shape[-1] != 1:
+        raise InputError(f"{example['id']}: has {image.shape[-1]} channels\ngive images of one")
+    small = smaller(image, size=side)[..., 0].astype(np.float32)
+    _, h, w = small.shape
+    top, left = (side - h) // 2, (side - w) // 2
+    whole = np.pad(small, ((0, 0), (top, side - h - top), (left, side - w - left)), constant_values=air)
+    coarser = [1.0, *(image.shape[a] / small.shape[a] for a in (1, 2))]
+    grid = regridded(grid_of({**example, "shape": image.shape[:3]}), whole.shape, coarser, (0, top, left))
+    facts = example | grid_columns(grid, example["form"]) | {"files": example["files"]}
+    return facts, whole, example["spacing"] * coarser

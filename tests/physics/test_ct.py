@@ -75,6 +75,35 @@ def test_filtered_back_projection_gives_the_disc_back(disc):
     assert abs(found[(far > RADIUS + 4) & (np.hypot(x, y) < 30)]).mean() < 0.05
 
 
+def test_a_scanner_takes_back_what_it_measures(disc):
+    """B is filtered back-projection: as NumPy's, and the residual that of the formula."""
+    image, chords = disc
+    scanner, scan = ct.scanner(60, SIDE), {"readings": jnp.array(chords, jnp.float32)[None]}
+    begin = scanner.start(scan)
+    plain = ct.filtered_back_projection(chords, ANGLES, SIDE)
+    assert np.abs(np.asarray(begin[0, ..., 0]) - plain).mean() < 0.01
+    ahead = ct.simulate(image, ANGLES, COUNT)
+    x = jnp.array(image, jnp.float32)[None, ..., None]
+    wanted = np.linalg.norm(ahead - chords) / np.linalg.norm(chords)
+    np.testing.assert_allclose(scanner.residual(x, scan), [wanted], rtol=1e-3)
+    same = {"readings": jnp.array(ahead, jnp.float32)[None]}
+    np.testing.assert_allclose(scanner.step(x, same), 0, atol=1e-3)
+    nearer = begin - 0.5 * scanner.step(begin, scan)
+    assert float(scanner.residual(nearer, scan)[0]) < float(scanner.residual(begin, scan)[0])
+
+
+@pytest.mark.parametrize("views", [5, 8])
+def test_readings_of_a_mirrored_image_are_mirrored_readings(views):
+    from medjax.tasks.ct_scans import mirrored
+
+    image = np.random.default_rng(2).random((17, 17))
+    angles, count = ct.view_angles(views), ct.detectors(17)
+    readings = ct.simulate(image, angles, count)
+    for axis in (-2, -1):
+        wanted = ct.simulate(np.flip(image, axis), angles, count)
+        np.testing.assert_allclose(mirrored(jnp.array(readings), axis), wanted, atol=1e-3)
+
+
 def test_less_dose_is_more_noise_as_photon_statistics_have_it():
     readings = np.full((400, 200), 2.0)
     rng = np.random.default_rng(0)

@@ -54,7 +54,10 @@ def test_total_variation_minimises_its_objective():
     assert ours < best.fun * 1.01 + 1e-4
 
 
-@pytest.mark.parametrize("model", [ConsistentUNet(4, 1), VarNet(4, 1, 2), RecurrentVarNet(4, 3)])
+@pytest.mark.parametrize(
+    "model",
+    [ConsistentUNet(features=4, depth=1), VarNet(features=4, depth=1, cascades=2), RecurrentVarNet(features=4, steps=3)],
+)
 def test_networks_answer_and_hold_to_the_measurements(model):
     one, truth = scan(shape=(8, 12), coils=3, keep=1.0)
     x = {name: jnp.array(value)[None] for name, value in one.items()}
@@ -70,9 +73,11 @@ def test_networks_answer_and_hold_to_the_measurements(model):
 def test_full_weight_on_measurements_returns_them():
     one, _ = scan(coils=1, keep=0.4)
     x = {name: jnp.array(value)[None] for name, value in one.items()}
-    model = ConsistentUNet(4, 1)
+    model = ConsistentUNet(features=4, depth=1)
     variables = model.init(jax.random.key(0), x, train=False)
-    free = ConsistentUNet(4, 1, consistent=False).apply({"params": {"unet": variables["params"]["unet"]}}, x, train=False)
+    free = ConsistentUNet(features=4, depth=1, consistent=False).apply(
+        {"params": {"unet": variables["params"]["unet"]}}, x, train=False
+    )
     hard = {"params": {**variables["params"], "weight": jnp.float32(30)}}  # a sigmoid of 1
     found = model.apply(hard, x, train=False)
     spectrum = mr.to_kspace(mr.as_complex(np.asarray(found)))[0]

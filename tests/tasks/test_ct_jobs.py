@@ -11,6 +11,7 @@ import medjax
 from medjax import config as settings
 from medjax import experiments
 from medjax.formats.dicom import read_dicom
+from medjax.tasks import reconstruct
 from medjax.tasks.enhance import Network, Pictures, TwoPhases
 
 pytestmark = pytest.mark.realdata
@@ -61,9 +62,20 @@ def test_low_dose_is_restored_by_patient_and_evaluated_elsewhere(real_data, tmp_
 
 
 def test_few_views_stand_beside_filtered_back_projection(real_data, tmp_path):
+    pytest.importorskip("skimage")
     for file in sorted((real_data / "ct_dicom").glob("*.dcm"))[:24]:
         shutil.copy(file, tmp_path)
-    module, config = small("reconstruct_ct", tmp_path)
+    module = experiments.load(EXPERIMENTS / "reconstruct_ct.py")
+    config = dataclasses.replace(
+        module.PRESETS_OF["fast"],
+        data=settings.Data(path=str(tmp_path)),
+        scan=module.Scan(size=32, views=12),
+        model=reconstruct.Network("varnet", features=4, depth=1, cascades=1, structure=0.0),
+        train=TwoPhases(steps=3, batch_size=4, eval_every=3, checkpoint_every=3),
+    )
     done = medjax.train(module.build(config), config, tmp_path / "run", quiet=True)
-    assert done.report["baselines"].keys() == {"fbp"}
+    assert done.report["baselines"].keys() == {"fbp", "tv"}
     assert np.isfinite(done.report["comparisons"]["fbp"]["psnr"]["difference"])
+    assert 0 < done.report["metrics"]["test"]["residual"]["value"] < 1
+    assert "the rays that were read" in done.report["definitions"]["residual"]
+    assert (tmp_path / "run" / "figures" / "maps.png").is_file()

@@ -1,11 +1,13 @@
 """Images restored end to end: tiles without seams, both phases, files at full depth, and what is refused."""
 
+import dataclasses
 import functools
 import json
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import optax
 import pytest
@@ -13,7 +15,9 @@ from PIL import Image
 from restoring import STEPS, case, job_of, phantom, settings
 
 import medjax
+from medjax import loop
 from medjax.cases import Cases, Ragged
+from medjax.checkpoint import Checkpoints
 from medjax.data.restored import given_images, whole_images
 from medjax.errors import InputError
 from medjax.formats.image import read_image
@@ -56,6 +60,56 @@ def test_a_run_shows_both_phases_beside_interpolation(trained):
     assert "real_sign/adversarial" in found
     assert {p.name for p in (folder / "figures").glob("*.png")} >= {"before_after.png", "psnr_by_case.png", "spectra.png"}
     assert done.progress.step == 12
+
+
+@pytest.mark.parametrize("engine", ["jit", "pmap"])
+def test_a_resume_goes_over_the_border_of_the_phases(trained, tmp_path, monkeypatch, engine):
+    config, _, whole = trained
+    saved = Checkpoints.save
+
+    def stop_after_save(self, state, progress):
+        saved(self, state, progress)
+        self.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", stop_after_save)
+    with pytest.raises(KeyboardInterrupt):
+        medjax.train(job_of(config), config, tmp_path / "cut", quiet=True)
+    monkeypatch.undo()
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == ["4"]
+    devices = jax.devices()[: 1 if engine == "jit" else 4]
+    config = dataclasses.replace(config, engine=engine)
+    resumed = loop.go_on(job_of(config), config, tmp_path / "cut", quiet=True, devices=devices)
+    assert resumed.progress.step == 12
+    pairs = zip(*map(jax.tree.leaves, (resumed.state.params, whole.state.params)), strict=True)
+    if engine == "jit":
+        assert all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
+        assert resumed.report["metrics"] == whole.report["metrics"]
+    else:
+        # Adam divides by a gradient's size: where that is next to nothing, its sign may differ between device counts.
+        far = np.concatenate([np.abs(np.asarray(a) - np.asarray(b)).ravel() for a, b in pairs])
+        assert np.quantile(far, 0.99) < 1e-4
+        assert resumed.report["metrics"]["test"]["psnr"]["value"] == pytest.approx(
+            whole.report["metrics"]["test"]["psnr"]["value"], abs=0.05
+        )
+
+
+def test_volumes_are_restored_whole_on_a_finer_grid(tmp_path):
+    rng = np.random.default_rng(3)
+    (tmp_path / "scans").mkdir()
+    for k in range(12):
+        stack = np.stack([phantom(100 * k + z) for z in range(3)], -1)  # as NIfTI stores it, slices last
+        affine = np.diag([0.8, 0.9, 3.0, 1.0])
+        affine[:3, 3] = rng.uniform(-50, 50, 3)
+        nibabel.save(nibabel.Nifti1Image(stack, affine), tmp_path / "scans" / f"brain{k:02d}.nii.gz")
+    config = settings(tmp_path / "scans", train=TwoPhases(**{**STEPS, "adversarial_steps": 0}))
+    done = medjax.train(job_of(config), config, tmp_path / "run", quiet=True)
+    found = done.report["metrics"]["test"]
+    assert {"psnr", "psnr/slice"} <= found.keys()
+    written = next((tmp_path / "run" / "predictions" / "test").glob("*.nii.gz"))
+    given, made = nibabel.load(tmp_path / "scans" / written.name), nibabel.load(written)
+    assert made.shape == (given.shape[0] // 2 * 2, given.shape[1] // 2 * 2, 3)
+    np.testing.assert_allclose(made.affine, given.affine, atol=1e-4)
 
 
 class Tiny(nn.Module):

@@ -14,15 +14,16 @@ from medjax.errors import InputError
 from medjax.physics import kspace as mr
 from medjax.tasks.enhance import Adversary, TwoPhases
 from medjax.tasks.kspace_cases import Sampling, Simulation, centre, scanned, simulate
-from medjax.tasks.reconstruct import Config, Network, given, magnitude, reconstruct_job
-from medjax.tasks.reconstruct_maps import mirrored, uncertainty
+from medjax.tasks.kspace_scans import acquisition, baselines, given, magnitude, mirror, mirrored
+from medjax.tasks.reconstruct import Config, Network, reconstruct_job
+from medjax.tasks.reconstruct_maps import uncertainty
+
+SIMULATION, SAMPLING = Simulation(size=32, coils=2), Sampling("equispaced", 3, 0.2)
 
 
 def settings(path, **more):
     return Config(
         data=medjax.config.Data(path=str(path), near_copies="off"),
-        simulate=Simulation(size=32, coils=2),
-        sampling=Sampling("equispaced", 3, 0.2),
         model=Network("unet", features=4, depth=1),
         adversary=Adversary(features=4, r1=0.0),
         train=TwoPhases(**{**STEPS, **more}),
@@ -32,13 +33,13 @@ def settings(path, **more):
 def job_of(config):
     return reconstruct_job(
         config,
+        acquisition(SAMPLING, (32, 32), SIMULATION.coils),
         question="What does it look like?",
         name="scans (simulated k-space)",
         sources=lambda: whole_images(config.data.path),
         read=given_images,
-        preprocess=lambda example: simulate(example, of=config.simulate, sampling=config.sampling),
-        shape=(32, 32),
-        coils=config.simulate.coils,
+        preprocess=lambda example: simulate(example, of=SIMULATION, sampling=SAMPLING),
+        baselines=baselines(SIMULATION.coils),
         stated="Simulated. ",
     )
 
@@ -110,8 +111,8 @@ def test_a_network_that_is_sure_has_no_uncertainty():
         return magnitude(mr.as_pair(mr.adjoint(given(b)["kspace"], given(b))), b)
 
     # A linear reconstruction answers alike to mirror images; one that prefers a side does not.
-    assert float(uncertainty(zero_filled, batch).max()) < 1e-4
-    assert float(uncertainty(lambda b: zero_filled(b) * jnp.linspace(0, 1, 64)[:, None], batch).max()) > 0.1
+    assert float(uncertainty(zero_filled, batch, mirror).max()) < 1e-4
+    assert float(uncertainty(lambda b: zero_filled(b) * jnp.linspace(0, 1, 64)[:, None], batch, mirror).max()) > 0.1
 
 
 def test_the_middle_is_cut_out():

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
-from restoring import phantom
+from restoring import case, phantom
 
 from medjax.cases import Cases, Ragged
+from medjax.errors import InputError
+from medjax.formats.grid import Grid
+from medjax.formats.volume import grid_columns
 from medjax.metrics.restoration import MAXIMUM
 from medjax.physics.ct import scan
 from medjax.tasks import restoration_baselines as simple
-from medjax.tasks.ct_dose import fewer_views, less_dose
+from medjax.tasks.ct_dose import less_dose
+from medjax.tasks.ct_scans import simulate
 from medjax.tasks.enhance import Worse, degradation
 
 COMPARED = {"scale": MAXIMUM, "structure": MAXIMUM}
@@ -94,6 +98,14 @@ def test_ct_of_less_dose_is_noisier_and_of_fewer_views_streaky():
     noise = [(image[0, ..., 0] - clean)[inside].std() for image in (low, full)]
     assert noise[0] / noise[1] == pytest.approx(2, rel=0.15)  # four times the photons
     assert np.abs((clean - body)[inside & (np.hypot(y - 2.5 + 5, x - 7) > 8)]).mean() < 15
-    few, truth = fewer_views(views=20, photons=1e6, electronic=0.0)(volume, rng, spacing)
-    np.testing.assert_array_equal(truth, volume)
-    assert (few[0, ..., 0] - body)[inside].std() > 2 * (clean - body)[inside].std()
+    of_two = grid_columns(Grid((1, 48, 48), np.diag([1.0, 2.0, 2.0, 1.0]), spacing=(1.0, 2.0, 2.0)), "nifti")
+    given = case(volume, **of_two)
+    made = simulate(dict(given), size=60, views=20, photons=1e6, electronic=0.0)
+    few, truth = made["worse"].array[0, 6:54, 6:54, 0], made["truth"].array
+    np.testing.assert_array_equal(truth[0, 6:54, 6:54, 0], body)
+    assert (truth[0, :6] == -1000).all()  # air around
+    assert (few - body)[inside].std() > 2 * (clean - body)[inside].std()
+    with pytest.raises(InputError, match="pixels' size"):
+        simulate(case(volume), size=60, views=20, photons=1e6, electronic=0.0)
+    with pytest.raises(InputError, match="wants readings"):
+        simulate({**given, "role": "given"}, size=60, views=20, photons=1e6, electronic=0.0)
