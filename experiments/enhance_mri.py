@@ -21,7 +21,7 @@ class Config(EnhanceConfig):
     worse: Worse = Worse(factor=4, how="kspace", noise=0.01)
     image: Pictures = Pictures(size=192, patch=24, tile=48)
     model: Network = Network(features=24, blocks=2)
-    adversary: Adversary = Adversary(features=24)
+    adversary: Adversary = Adversary(features=24, weight=0.05)
     optimizer: Optimizer = Optimizer(rate=2e-3, weight_decay=0.0)
     train: Train = TwoPhases(steps=3000, adversarial_steps=800, batch_size=8, eval_every=500, checkpoint_every=250, ema=0.99)
 
