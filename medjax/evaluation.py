@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from medjax.cases import Cases, Rows, average
 from medjax.core import Job, State
 from medjax.data.load import NOT_POSSIBLE
 from medjax.ema import averages
-from medjax.errors import InputError
 from medjax.files import append_rows, write_bytes, write_json, write_text
+from medjax.keep import score_baselines
 from medjax.members import Outcome, by_fold, ensemble_point, pool, pool_rows
 from medjax.metrics.bootstrap import MIN_CLUSTERS, is_biased
 from medjax.metrics.generation import NO_INTERVAL
@@ -26,75 +25,6 @@ RESAMPLES = 1000
 SHORTCUT = 0.7  # AUROC of the header baseline from which it is called a shortcut
 SUBGROUPS = ("sex", "age", "view", "site")
 SMALLEST_SUBGROUP = 20
-BASELINES, SEEN = "baselines.npz", "seen.txt"
-
-
-def fit_baselines(job: Job, train: Cases, val: Cases) -> dict[str, dict[str, np.ndarray]]:
-    """{baseline: arrays}, fitted on train; its settings and its operating point (`point/...`) are chosen on val."""
-    fitted = {}
-    for name, baseline in job.baselines.items():
-        arrays = baseline.fit(train, val)
-        point = job.calibrate(baseline.predict(arrays, val), val)
-        fitted[name] = {**arrays, **{f"point/{key}": value for key, value in point.items()}}
-    return fitted
-
-
-def save_seen(folder: Path, *cases: Cases) -> None:
-    """Remember the content of the cases that the run has learned from, by digest."""
-    write_text(folder / SEEN, "".join(f"{digest}\n" for part in cases for digest in part["content"]))
-
-
-def load_seen(folder: Path) -> list[str]:
-    """Digests that `save_seen` wrote."""
-    return (folder / SEEN).read_text().split()
-
-
-def save_baselines(
-    folder: Path, fitted: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], points: Mapping[str, Mapping[str, np.ndarray]]
-) -> None:
-    """Baselines {member: {baseline: arrays}} and operating points {member: point} as plain arrays in one file."""
-    everything = {m: {**fitted.get(m, {}), "": points[m]} for m in points}
-    flat: dict[str, Any] = {
-        f"{member}|{name}|{key}": np.asarray(value)
-        for member, of in everything.items()
-        for name, arrays in of.items()
-        for key, value in arrays.items()
-    }
-    out = io.BytesIO()
-    np.savez_compressed(out, **flat)
-    write_bytes(folder / BASELINES, out.getvalue())
-
-
-def load_baselines(
-    folder: Path,
-) -> tuple[dict[str, dict[str, dict[str, np.ndarray]]], dict[str, dict[str, np.ndarray]]]:
-    """(baselines, operating points) by member, as `save_baselines` wrote them.
-
-    Raises:
-      InputError: the run has not come so far.
-    """
-    path = folder / BASELINES
-    if not path.is_file():
-        raise InputError(f"{folder}: the run is not finished\ngo on with it: medjax resume {folder}")
-    fitted: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    points: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as flat:
-        for entry in flat.files:
-            member, name, key = entry.split("|", 2)
-            if name:
-                fitted.setdefault(member, {}).setdefault(name, {})[key] = flat[entry]
-            else:
-                points.setdefault(member, {})[key] = flat[entry]
-    return fitted, points
-
-
-def score_baselines(job: Job, fitted: Mapping[str, Mapping[str, np.ndarray]], cases: Cases) -> dict[str, Rows]:
-    """{baseline: rows}, decided at each one's own operating point."""
-    found = {}
-    for name, arrays in fitted.items():
-        point = {key.removeprefix("point/"): value for key, value in arrays.items() if key.startswith("point/")}
-        found[name] = job.decide(point, job.baselines[name].predict(arrays, cases))
-    return found
 
 
 def match_on_header(cases: Cases, others: Mapping[str, Rows]) -> Cases:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from medjax import evaluation, run
+from medjax import evaluation, keep, run
 from medjax.cases import Cases, Rows
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import Bar, hushed, say
@@ -131,14 +131,14 @@ def go_on(
             shared = next((t.baselines for t in trained if t.member.fold == member.fold), None)
             if shared is None:
                 say("fitting the baselines")
-                shared = evaluation.fit_baselines(job, data.cases["train"], data.cases["val"])
+                shared = keep.fit_baselines(job, data.cases["train"], data.cases["val"])
             trained.append(Outcome(member, data, rows, point, shared, progress.best_step or progress.step))
             spent.append(facts)
         say("evaluating, with intervals")
         chosen = ensemble_point(job, trained, together)
         fitted = {fold[0].member.name: fold[0].baselines for fold in by_fold(trained)}
-        evaluation.save_baselines(folder, fitted, {t.member.name: t.point for t in trained} | {ENSEMBLE: chosen})
-        evaluation.save_seen(folder, *(t.data.cases[split] for t in trained for split in ("train", "val")))
+        keep.save_baselines(folder, fitted, {t.member.name: t.point for t in trained} | {ENSEMBLE: chosen})
+        keep.save_seen(folder, *(t.data.cases[split] for t in trained for split in ("train", "val")))
         facts = {"experiment": experiment, "command": run.read_record(folder)["command"], **_together(spent)}
         if whole:  # of a resumed run, nobody knows
             facts["duration_s"] = round(time.perf_counter() - began, 1)

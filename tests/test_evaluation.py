@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score
 
-from medjax import evaluation, metrics
+from medjax import evaluation, keep, metrics
 from medjax.cases import Cases
 from medjax.core import About, Baseline, Job
 from medjax.errors import InputError
@@ -231,11 +231,11 @@ def test_baselines_keep_their_arrays_and_points_in_a_file(tmp_path):
 
     job = make_job(baselines={"shifted": Baseline(fit, predict)})
     train, val = cases.take(np.arange(60)), cases.take(np.arange(60, 120))
-    fitted = evaluation.fit_baselines(job, train, val)
+    fitted = keep.fit_baselines(job, train, val)
     assert fitted_on == [(60, 60)]
     point = {"threshold": np.array(0.25)}
-    evaluation.save_baselines(tmp_path, {"": fitted, "fold1": fitted}, {"": point, "fold1": point, "ensemble": point})
-    again, points = evaluation.load_baselines(tmp_path)
+    keep.save_baselines(tmp_path, {"": fitted, "fold1": fitted}, {"": point, "fold1": point, "ensemble": point})
+    again, points = keep.load_baselines(tmp_path)
     assert points == {"": point, "fold1": point, "ensemble": point}
     assert again.keys() == {"", "fold1"}
     assert again[""].keys() == {"shifted"}
@@ -243,19 +243,19 @@ def test_baselines_keep_their_arrays_and_points_in_a_file(tmp_path):
         np.testing.assert_array_equal(again[""]["shifted"][name], array)
     # Decided at the baseline's own threshold, which is validation's best, not at the network's.
     best = metrics.youden_threshold(val["label"], score[60:, 1] + 0.125)
-    rows = evaluation.score_baselines(job, again[""], val)["shifted"]
+    rows = keep.score_baselines(job, again[""], val)["shifted"]
     np.testing.assert_array_equal(rows["pred"], (score[60:, 1] + 0.125 >= best).astype(int))
 
 
 def test_a_file_with_pickled_baselines_is_not_opened(tmp_path):
-    np.savez(tmp_path / evaluation.BASELINES, **{"|logistic|coef": np.array([{"any": "object"}])})
+    np.savez(tmp_path / keep.BASELINES, **{"|logistic|coef": np.array([{"any": "object"}])})
     with pytest.raises(ValueError, match="pickle"):
-        evaluation.load_baselines(tmp_path)
+        keep.load_baselines(tmp_path)
 
 
 def test_a_run_without_baselines_is_not_finished(tmp_path):
     with pytest.raises(InputError, match="not finished") as error:
-        evaluation.load_baselines(tmp_path)
+        keep.load_baselines(tmp_path)
     assert str(tmp_path) in str(error.value)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from medjax import evaluation, run
+from medjax import evaluation, keep, run
 from medjax.cases import Cases, Ragged, Rows, concatenate
 from medjax.checkpoint import Checkpoints, Progress
 from medjax.console import say
@@ -93,7 +93,7 @@ def evaluate(
     folder, out = Path(folder), Path(out)
     check_new(out)
     check_finished(folder)
-    fitted, points = evaluation.load_baselines(folder)
+    fitted, points = keep.load_baselines(folder)
     before = json.loads((folder / "report.json").read_text())
     data = _unseen(job, config, split, folder, before["data"]["fingerprint"])
     trained = []
@@ -137,7 +137,7 @@ def _unseen(job: Job, config: Any, split: str, folder: Path, fingerprint: str) -
         if split_fingerprint(own) == run.read_environment(folder).get("split_fingerprint") and split in own[0].cases:
             return own[0]._replace(cases={split: own[0].cases[split]})
     cases = data.cases[split]
-    known = np.isin(cases["content"], evaluation.load_seen(folder))
+    known = np.isin(cases["content"], keep.load_seen(folder))
     if known.all():
         raise InputError(f"all {len(cases)} cases are among those the run was trained on\ngive other data, or another --split")
     if known.any():
@@ -169,7 +169,7 @@ def predict(job: Job, config: Any, folder: str | Path, inputs: Sequence[str | Pa
     folder, out = Path(folder), Path(out)
     check_new(out)
     check_finished(folder)
-    _, points = evaluation.load_baselines(folder)
+    _, points = keep.load_baselines(folder)
     source = job.read(inputs)
     finished = None
     done: list[Rows] = []
